@@ -1,0 +1,87 @@
+"""Compositional zero-shot learning with CLIP: sparse alignment, its blocks, one evaluator.
+
+Every public name is here and is loaded when first used: importing the package imports nothing
+else, and the four blocks need torch alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from czsl_sac._version import __version__
+
+if TYPE_CHECKING:
+    from czsl_sac.backbones import CLIPBackbone, apply_lora, load_backbone
+    from czsl_sac.data.scenes import Scenes
+    from czsl_sac.evaluation import (
+        CZSLEvaluator,
+        CZSLResult,
+        modality_gap_l2,
+        relative_modality_gap,
+    )
+    from czsl_sac.functional import PathProbabilities, fuse_predictions
+    from czsl_sac.kernels import patch_max
+    from czsl_sac.methods import SAC, BankOptions, ZeroShotCLIP
+    from czsl_sac.modules import (
+        ClassTokenAligner,
+        EntropyMemoryBank,
+        PatchMaxAligner,
+        VisualCondenser,
+    )
+    from czsl_sac.space import CompositionSpace
+    from czsl_sac.text import SoftPrompts, TextTower
+    from czsl_sac.training.presets import PRESETS, TrainConfig
+
+__all__ = [
+    "PRESETS",
+    "SAC",
+    "BankOptions",
+    "CLIPBackbone",
+    "CZSLEvaluator",
+    "CZSLResult",
+    "ClassTokenAligner",
+    "CompositionSpace",
+    "EntropyMemoryBank",
+    "PatchMaxAligner",
+    "PathProbabilities",
+    "Scenes",
+    "SoftPrompts",
+    "TextTower",
+    "TrainConfig",
+    "VisualCondenser",
+    "ZeroShotCLIP",
+    "__version__",
+    "apply_lora",
+    "fuse_predictions",
+    "load_backbone",
+    "modality_gap_l2",
+    "patch_max",
+    "relative_modality_gap",
+]
+
+# Module of every name above; a test holds this table and the imports for type checkers equal.
+_MODULES = {
+    "backbones": ("CLIPBackbone", "apply_lora", "load_backbone"),
+    "data.scenes": ("Scenes",),
+    "evaluation": ("CZSLEvaluator", "CZSLResult", "modality_gap_l2", "relative_modality_gap"),
+    "functional": ("PathProbabilities", "fuse_predictions"),
+    "kernels": ("patch_max",),
+    "methods": ("SAC", "BankOptions", "ZeroShotCLIP"),
+    "modules": ("ClassTokenAligner", "EntropyMemoryBank", "PatchMaxAligner", "VisualCondenser"),
+    "space": ("CompositionSpace",),
+    "text": ("SoftPrompts", "TextTower"),
+    "training.presets": ("PRESETS", "TrainConfig"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,43 @@
+"""Backbones: CLIP as images to tokens and prompts to features, and LoRA on it."""
+
+import os
+
+import torch
+from torch import nn
+
+from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.lora import apply_lora, merged_state_dict
+
+__all__ = ["CLIPBackbone", "CLIPConfig", "apply_lora", "load_backbone", "merged_state_dict"]
+
+
+def load_backbone(
+    source: str | os.PathLike[str] | nn.Module, *, device: str | torch.device | None = None
+) -> CLIPBackbone:
+    """Loads a CLIP, in float32 and evaluation mode.
+
+    Args:
+        source: "tiny", the small CLIP that comes with the package; the name of one of OpenAI's
+            vision transformers such as "ViT-L/14"; the path of a .pt file of theirs; or a model
+            of the package `clip`.
+        device: where to put it; None leaves it on the CPU.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        ValueError: if the name is unknown, or the weights are not of a CLIP with a vision
+            transformer.
+        FileNotFoundError: if there is no such file.
+        ConnectionError: if a download fails.
+    """
+    # Imported here: the one reads weights from disk, the other needs the package clip.
+    if source == "tiny":
+        from czsl_sac.backbones.tiny import tiny_clip
+
+        backbone = tiny_clip()
+    else:
+        from czsl_sac.backbones.openai import load_openai
+
+        backbone = load_openai(source)
+    return backbone if device is None else backbone.to(device)

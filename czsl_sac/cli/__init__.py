@@ -1,0 +1,86 @@
+"""The command line: parse, call, print. Every mistake of the user is one line and exit code 2."""
+
+import difflib
+import io
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from czsl_sac._version import __version__
+
+__all__ = ["main"]
+
+# Command -> module of this package with `run(arguments)`, imported when called: torch is slow.
+_COMMANDS = {
+    "train": "train a method and keep the best checkpoint by validation AUC",
+    "evaluate": "score a finished run on a split",
+    "info": "show versions, devices and which kernel would run",
+}
+
+_HELP = f"""usage: czsl-sac COMMAND [OPTIONS]
+
+Compositional zero-shot learning with CLIP: sparse alignment, baselines, one evaluator.
+
+commands:
+{chr(10).join(f"  {name:<10}{text}" for name, text in _COMMANDS.items())}
+
+options:
+  -h, --help  show this text; after a command, the command's options
+  --version   show the version
+  --traceback show where an error comes from instead of one line
+
+Start with:  czsl-sac train --preset scenes
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 done, 2 a mistake in the request.
+
+    Args:
+        arguments: Command and options; None takes them from the command line.
+
+    >>> main(["--version"])
+    czsl-sac ...
+    0
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the help has Greek letters, some terminals none
+    show_traceback = "--traceback" in given
+    given = [argument for argument in given if argument != "--traceback"]
+    try:
+        return _dispatch(given)
+    except (ValueError, OSError, ImportError) as error:
+        if show_traceback:
+            traceback.print_exc()
+        else:
+            print(f"czsl-sac: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("czsl-sac: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0
+    command, *rest = arguments
+    if command == "--version":
+        print(f"czsl-sac {__version__}")
+        return 0
+    if command not in _COMMANDS:
+        near = difflib.get_close_matches(command, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COMMANDS)}"
+        raise ValueError(f"unknown command {command!r}: {hint}")
+    run: Callable[[list[str]], int] = import_module(f"czsl_sac.cli.{command}").run
+    return run(rest)
+
+
+def _sentence(error: Exception) -> str:
+    """One line for any error; files by name rather than by errno."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__

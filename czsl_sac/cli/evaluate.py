@@ -1,0 +1,50 @@
+"""`czsl-sac evaluate`: score a finished run on a split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from czsl_sac.cli.options import parse_options
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Evaluate a run that czsl-sac train made.
+
+    A memory bank that is updated on the stream starts afresh and sees the split in its fixed
+    order; such results are transductive.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    split: Literal["train", "val", "test"] = "test"
+    """Part of the data set."""
+    protocol: Literal["exact", "legacy"] = "exact"
+    """Every breakpoint of the bias, or the published evaluator's sample of them."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Best epoch by validation AUC, or the last."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Its options.
+    """
+    options = parse_options(EvaluateOptions, "evaluate", arguments)
+    if options is None:
+        return 0
+
+    from czsl_sac.training.run import evaluate  # loads torch
+
+    print(
+        evaluate(
+            options.run,
+            split=options.split,
+            protocol=options.protocol,
+            checkpoint=options.checkpoint,
+        )
+    )
+    return 0

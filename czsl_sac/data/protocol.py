@@ -1,0 +1,41 @@
+"""What a data set offers to training and evaluation."""
+
+from typing import Literal, Protocol
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from czsl_sac.space import CompositionSpace
+
+SplitName = Literal["train", "val", "test"]
+
+
+class CZSLData(Protocol):
+    """A data set for compositional zero-shot learning.
+
+    Attributes:
+        name: For printouts and checkpoints.
+        space: The compositions; an item's target is an index into `space.pairs`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for printouts and checkpoints."""
+
+    @property
+    def space(self) -> CompositionSpace:
+        """The compositions of all splits; those of the training split are seen."""
+
+    def split(self, name: SplitName, *, augment: bool = False) -> "Dataset[tuple[Tensor, int]]":
+        """The items of a split, each (image [3, H, W] float32, normalised; target).
+
+        Args:
+            name: Which split.
+            augment: Whether to draw random variations of the images, for training.
+        """
+
+    def candidates(self, name: SplitName) -> Tensor:
+        """Compositions that a prediction on a split may name, [C] bool.
+
+        In the closed world: those of the split and those of the training split.
+        """

@@ -1,0 +1,147 @@
+"""The result of an evaluation."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from czsl_sac.evaluation.curve import Curve, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class CZSLResult:
+    """Seen-unseen metrics of one evaluation; every accuracy a fraction in [0, 1].
+
+    Attributes:
+        seen: S, best accuracy on samples of seen compositions. Exact protocol: at bias -inf;
+            legacy: at the lowest bias that is tried.
+        unseen: U, best accuracy on samples of unseen compositions (at bias +inf; legacy: 1e3).
+        hm: HM, the best harmonic mean of the two accuracies over the biases.
+        auc: AUC, area under the curve of seen over unseen accuracy.
+        attribute: share of samples whose attribute is right in the predicted composition, bias 0.
+        object: likewise the object.
+        curve: arrays `bias`, `seen`, `unseen`, one entry a point; `pandas.DataFrame(curve)` works.
+        bias: the bias of the best harmonic mean, the first one at ties.
+        protocol: "exact" or "legacy".
+        seen_samples: number of samples of seen compositions.
+        unseen_samples: number of samples of unseen compositions.
+        ties: share of samples whose label ties with its strongest rival, so that the order of the
+            columns decides (legacy: at bias 1e3, where float32 resolves steps of 6e-5).
+        threshold: feasibility below which unseen compositions were left out; None: none was.
+        attribute_recall: accuracy of the predicted attribute among the samples of each attribute.
+        object_recall: likewise for objects.
+
+    Example:
+        >>> import numpy as np
+        >>> curve = {name: np.array([0.5, 0.0]) for name in ("bias", "seen", "unseen")}
+        >>> result = CZSLResult(0.5, 0.25, 0.2, 0.1, 0.6, 0.7, curve, 1.5, "exact", 8, 4)
+        >>> print(result)
+        S 50.00  U 25.00  HM 20.00  AUC 10.00  attribute 60.00  object 70.00  (%, exact protocol)
+        >>> print(result.table())
+        protocol        S      U     HM    AUC    attribute    object
+        ----------  -----  -----  -----  -----  -----------  --------
+        exact       50.00  25.00  20.00  10.00        60.00     70.00
+    """
+
+    seen: float
+    unseen: float
+    hm: float
+    auc: float
+    attribute: float
+    object: float
+    curve: dict[str, NDArray[np.float64]] = field(repr=False, compare=False)
+    bias: float
+    protocol: Protocol
+    seen_samples: int
+    unseen_samples: int
+    ties: float = 0.0
+    threshold: float | None = None
+    attribute_recall: dict[str, float] = field(default_factory=dict, repr=False)
+    object_recall: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def hm_seen(self) -> float:
+        """Seen accuracy at the best harmonic mean."""
+        return float(self.curve["seen"][self._best])
+
+    @property
+    def hm_unseen(self) -> float:
+        """Unseen accuracy at the best harmonic mean."""
+        return float(self.curve["unseen"][self._best])
+
+    @property
+    def _best(self) -> int:
+        return int(np.argmax(self.curve["bias"] == self.bias))
+
+    def to_dict(self, *, curve: bool = False) -> dict[str, Any]:
+        """Returns the result as plain JSON types; an infinite bias becomes "inf" or "-inf".
+
+        Args:
+            curve: whether to put the curve in, three lists.
+        """
+        values: dict[str, Any] = {
+            "protocol": self.protocol,
+            "seen": self.seen,
+            "unseen": self.unseen,
+            "hm": self.hm,
+            "auc": self.auc,
+            "attribute": self.attribute,
+            "object": self.object,
+            "bias": _finite(self.bias),
+            "hm_seen": self.hm_seen,
+            "hm_unseen": self.hm_unseen,
+            "seen_samples": self.seen_samples,
+            "unseen_samples": self.unseen_samples,
+            "ties": self.ties,
+            "threshold": self.threshold,
+            "attribute_recall": dict(self.attribute_recall),
+            "object_recall": dict(self.object_recall),
+        }
+        if curve:
+            values["curve"] = {
+                name: [_finite(value) for value in points.tolist()]
+                for name, points in self.curve.items()
+            }
+        return values
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Returns one row of fractions as a `pandas.DataFrame`; concatenate those of many runs."""
+        import pandas as pd
+
+        names = ("protocol", "seen", "unseen", "hm", "auc", "attribute", "object", "bias")
+        return pd.DataFrame({name: [getattr(self, name)] for name in (*names, "threshold")})
+
+    def table(self) -> str:
+        """Returns the metrics in percent, named, as a table of one row."""
+        from tabulate import tabulate
+
+        row: dict[str, list[str]] = {"protocol": [self.protocol]}
+        row.update({name: [f"{100 * value:.2f}"] for name, value in self._named().items()})
+        if self.threshold is not None:
+            row["threshold"] = [f"{self.threshold:.4f}"]
+        align = ["left"] + ["right"] * (len(row) - 1)
+        return tabulate(row, headers="keys", colalign=align, disable_numparse=True)
+
+    def __str__(self) -> str:
+        metrics = "  ".join(f"{name} {100 * value:.2f}" for name, value in self._named().items())
+        threshold = "" if self.threshold is None else f", feasibility >= {self.threshold:.4f}"
+        return f"{metrics}  (%, {self.protocol} protocol{threshold})"
+
+    def _named(self) -> dict[str, float]:
+        return {
+            "S": self.seen,
+            "U": self.unseen,
+            "HM": self.hm,
+            "AUC": self.auc,
+            "attribute": self.attribute,
+            "object": self.object,
+        }
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

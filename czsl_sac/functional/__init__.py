@@ -1,0 +1,39 @@
+"""The paper's equations as pure, eager functions: the reference for everything faster."""
+
+from czsl_sac.functional.alignment import (
+    blend_similarities,
+    class_token_similarity,
+    feature_similarity,
+    patch_max_reference,
+    token_similarities,
+    weighted_similarity,
+)
+from czsl_sac.functional.condensation import condense_tokens
+from czsl_sac.functional.fusion import PathProbabilities, combine_primitives, fuse_predictions
+from czsl_sac.functional.losses import (
+    alignment_loss,
+    base_loss,
+    composition_probabilities,
+    condenser_loss,
+    distillation_loss,
+    total_loss,
+)
+
+__all__ = [
+    "PathProbabilities",
+    "alignment_loss",
+    "base_loss",
+    "blend_similarities",
+    "class_token_similarity",
+    "combine_primitives",
+    "composition_probabilities",
+    "condense_tokens",
+    "condenser_loss",
+    "distillation_loss",
+    "feature_similarity",
+    "fuse_predictions",
+    "patch_max_reference",
+    "token_similarities",
+    "total_loss",
+    "weighted_similarity",
+]

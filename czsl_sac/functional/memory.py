@@ -1,0 +1,289 @@
+"""The memory bank, written plainly: Eq. 9 (update) and Eq. 10 (prediction) on ``[C, N, D]``.
+
+Every composition has N slots of D numbers and every image its own C prototypes, so this form
+is for small sizes; it is the reference that :class:`czsl_sac.modules.EntropyMemoryBank`, which
+stores what is there and no more, is tested against.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TextSlot = Literal["first_replaced", "until_full", "permanent"]
+EmptySlots = Literal["masked", "zeros"]
+
+
+class MemorySlots(NamedTuple):
+    """The slots of all compositions.
+
+    Attributes:
+        features: unit vectors, ``[C, N, D]``; zeros where a slot is empty.
+        entropies: T of Eq. 9 in nats, ``[C, N]``; +inf (-inf if permanent) for the text.
+        arrivals: position in the stream of each sample, ``[C, N]`` int64; -1 for the text.
+        valid: which slots are taken, ``[C, N]`` bool.
+    """
+
+    features: Tensor
+    entropies: Tensor
+    arrivals: Tensor
+    valid: Tensor
+
+
+def prediction_entropy(probabilities: Tensor) -> Tensor:
+    """Return H(p) = -Σ_c p(c) ln p(c), the confidence of Eq. 9.
+
+    Args:
+        probabilities: p, ``[..., C]``; 0·ln 0 counts as 0.
+
+    Returns:
+        ``[...]`` in nats, between 0 and ln C; float32 (float64 for float64 inputs).
+
+    Example:
+        >>> prediction_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+        tensor([0.6931, 0.0000])
+    """
+    if probabilities.dtype != torch.float64:
+        probabilities = probabilities.float()
+    return torch.special.entr(probabilities).sum(dim=-1)
+
+
+def start_memory(
+    text: Tensor, capacity: int, *, text_slot: TextSlot = "first_replaced"
+) -> MemorySlots:
+    """Return the bank at its start: every composition holds its text embedding and no sample.
+
+    Args:
+        text: ``[C, D]``; l2-normalised here.
+        capacity: N, the number of slots per composition, the text's included.
+        text_slot: as for :func:`store_sample`.
+
+    Returns:
+        The slots, the text in slot 0 of each composition.
+
+    Raises:
+        ValueError: a shape, the capacity or ``text_slot`` does not fit.
+
+    Example:
+        >>> start_memory(torch.tensor([[3.0, 4.0]]), capacity=2).features
+        tensor([[[0.6000, 0.8000],
+                 [0.0000, 0.0000]]])
+    """
+    check_start(text, capacity, text_slot)
+    shape = (text.shape[0], capacity)
+    features = text.new_zeros(*shape, text.shape[1])
+    features[:, 0] = F.normalize(text, dim=-1)
+    entropies = text.new_zeros(shape)
+    entropies[:, 0] = text_entropy(text_slot)
+    valid = torch.zeros(shape, dtype=torch.bool, device=text.device)
+    valid[:, 0] = True
+    arrivals = torch.full(shape, -1, dtype=torch.int64, device=text.device)
+    return MemorySlots(features, entropies, arrivals, valid)
+
+
+def store_sample(
+    slots: MemorySlots,
+    feature: Tensor,
+    composition: int,
+    entropy: float,
+    arrival: int,
+    *,
+    text_slot: TextSlot = "first_replaced",
+) -> tuple[MemorySlots, bool]:
+    """Apply Eq. 9 to one sample: store it if its composition has room for its entropy.
+
+    An empty slot takes any sample. In a full composition the slot of the highest entropy is
+    replaced if the new entropy is strictly lower, the newest of several equal ones, so that
+    a composition always holds the lowest by (entropy, arrival) of the samples it was offered.
+
+    Args:
+        slots: the bank; it is not changed.
+        feature: v_q, ``[D]``; l2-normalised here.
+        composition: argmax p_vac.
+        entropy: H(p_vac) in nats.
+        arrival: position of the sample in the stream, increasing from 0.
+        text_slot: ``"first_replaced"``: the first sample takes the text's slot, later ones the
+            empty slots; ``"until_full"``: empty slots are taken first, then the text's;
+            ``"permanent"``: the text is never replaced and N - 1 slots are left for samples.
+
+    Returns:
+        The new bank, and whether the sample was stored.
+
+    Raises:
+        ValueError: ``text_slot`` is unknown.
+
+    Example:
+        >>> slots = start_memory(torch.eye(2), capacity=1)
+        >>> slots, stored = store_sample(slots, torch.tensor([0.0, 2.0]), 0, 0.3, arrival=0)
+        >>> stored, slots.features[0].tolist()
+        (True, [[0.0, 1.0]])
+        >>> store_sample(slots, torch.tensor([1.0, 0.0]), 0, 0.3, arrival=1)[1]  # a tie
+        False
+    """
+    check_choice("text_slot", text_slot, TextSlot)
+    entropies, arrivals = slots.entropies[composition], slots.arrivals[composition]
+    taken = slots.valid[composition]
+    holds_text = taken & (entropies == float("inf"))
+    if text_slot == "first_replaced" and holds_text.any():
+        slot = int(holds_text.int().argmax())
+    elif not taken.all():
+        slot = int((~taken).int().argmax())
+    else:
+        highest = entropies.max()
+        if not entropy < highest:
+            return slots, False
+        slot = int(arrivals.masked_fill(entropies != highest, -2).argmax())
+    new = MemorySlots(*(values.clone() for values in slots))
+    new.features[composition, slot] = F.normalize(feature, dim=-1)
+    new.entropies[composition, slot] = entropy
+    new.arrivals[composition, slot] = arrival
+    new.valid[composition, slot] = True
+    return new, True
+
+
+def retrieve_prototypes(
+    features: Tensor,
+    slots: Tensor,
+    valid: Tensor,
+    *,
+    retrieval_temperature: float = 0.1,
+    empty_slots: EmptySlots = "masked",
+) -> Tensor:
+    """Return the prototypes p^i = softmax(v·B_iᵀ/τ_mb)·B_i of every image (Eq. 10, right).
+
+    Args:
+        features: v_q, ``[B, D]``, as given (unit vectors in the paper).
+        slots: the bank **B**, ``[C, N, D]``; zeros where a slot is empty.
+        valid: which slots are taken, ``[C, N]`` bool, at least one per composition.
+        retrieval_temperature: τ_mb.
+        empty_slots: ``"masked"`` leaves them out of the softmax; ``"zeros"`` lets them take
+            part as zero vectors, which shortens the prototypes.
+
+    Returns:
+        ``[B, C, D]``, not normalised.
+
+    Raises:
+        ValueError: a shape does not fit, a composition is empty or ``empty_slots`` is unknown.
+
+    Example:
+        >>> slots = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+        >>> valid = torch.tensor([[True, False]])
+        >>> retrieve_prototypes(torch.tensor([[0.0, 1.0]]), slots, valid)
+        tensor([[[1., 0.]]])
+        >>> retrieve_prototypes(torch.tensor([[0.0, 1.0]]), slots, valid, empty_slots="zeros")
+        tensor([[[0.5000, 0.0000]]])
+    """
+    check_choice("empty_slots", empty_slots, EmptySlots)
+    if slots.dim() != 3 or features.dim() != 2 or features.shape[1] != slots.shape[2]:
+        raise ValueError(
+            f"features has shape {tuple(features.shape)} and slots {tuple(slots.shape)} but "
+            "[B, D] and [C, N, D] are expected: the last sizes must agree."
+        )
+    if valid.shape != slots.shape[:2]:
+        raise ValueError(
+            f"valid has shape {tuple(valid.shape)} but slots has shape {tuple(slots.shape)}: "
+            f"pass one flag per slot, {tuple(slots.shape[:2])}."
+        )
+    similarities = torch.einsum("bd,cnd->bcn", features, slots) / retrieval_temperature
+    if empty_slots == "masked":
+        if not valid.any(dim=1).all():
+            raise ValueError(
+                "valid marks no slot of some composition: each must hold its text or a sample."
+            )
+        similarities = similarities.masked_fill(~valid, float("-inf"))
+    return torch.einsum("bcn,cnd->bcd", F.softmax(similarities, dim=-1), slots)
+
+
+def memory_logits(
+    features: Tensor,
+    slots: Tensor,
+    valid: Tensor,
+    *,
+    retrieval_temperature: float = 0.1,
+    temperature: float = 0.01,
+    empty_slots: EmptySlots = "masked",
+    normalize_prototypes: bool = True,
+) -> Tensor:
+    """Return v·p^i/τ, the logits of p_mb (Eq. 10, left, before the softmax).
+
+    Args:
+        features: v_q, ``[B, D]``; l2-normalised here.
+        slots: the bank **B**, unit vectors, ``[C, N, D]``; zeros where a slot is empty.
+        valid: which slots are taken, ``[C, N]`` bool.
+        retrieval_temperature: τ_mb.
+        temperature: τ.
+        empty_slots: as for :func:`retrieve_prototypes`; without effect on normalised
+            prototypes, since zero vectors change their length alone.
+        normalize_prototypes: whether p^i is l2-normalised.
+
+    Returns:
+        ``[B, C]``.
+
+    Raises:
+        ValueError: as for :func:`retrieve_prototypes`.
+
+    Example:
+        >>> slots = start_memory(torch.eye(2), capacity=3)
+        >>> memory_logits(torch.tensor([[3.0, 4.0]]), slots.features, slots.valid)
+        tensor([[60., 80.]])
+    """
+    features = F.normalize(features, dim=-1)
+    prototypes = retrieve_prototypes(
+        features,
+        slots,
+        valid,
+        retrieval_temperature=retrieval_temperature,
+        empty_slots=empty_slots,
+    )
+    if normalize_prototypes:
+        prototypes = F.normalize(prototypes, dim=-1)
+    return torch.einsum("bd,bcd->bc", features, prototypes) / temperature
+
+
+def text_entropy(text_slot: TextSlot) -> float:
+    """Return the entropy that the text's slot counts with: +inf, or -inf if it is permanent.
+
+    Example:
+        >>> text_entropy("until_full")
+        inf
+    """
+    return float("-inf") if text_slot == "permanent" else float("inf")
+
+
+def check_start(text: Tensor, capacity: int, text_slot: str) -> None:
+    """Raise ValueError unless a bank can start from these.
+
+    Example:
+        >>> check_start(torch.ones(5, 8), 16, "first_replaced")
+    """
+    check_choice("text_slot", text_slot, TextSlot)
+    if text.dim() != 2 or 0 in text.shape or not text.is_floating_point():
+        raise ValueError(
+            f"text has shape {tuple(text.shape)} and dtype {text.dtype} but floating-point "
+            "[C, D] is expected: pass one text embedding per composition."
+        )
+    least = 2 if text_slot == "permanent" else 1
+    if capacity < least:
+        raise ValueError(
+            f"capacity is {capacity} but must be at least {least} with text_slot={text_slot!r}: "
+            "it counts the slots of a composition, the text's included."
+        )
+    dtype = torch.promote_types(text.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(text.detach(), dim=-1, dtype=dtype)
+    if not bool(((norms > 0) & norms.isfinite()).all()):
+        raise ValueError(
+            "text has a row that is zero or not finite: every composition needs an embedding "
+            "that can be normalised."
+        )
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Raise ValueError unless the value is one of the literals.
+
+    Example:
+        >>> check_choice("empty_slots", "zeros", EmptySlots)
+    """
+    if value not in get_args(choices):
+        expected = " or ".join(repr(choice) for choice in get_args(choices))
+        raise ValueError(f"{name} is {value!r} but must be {expected}.")

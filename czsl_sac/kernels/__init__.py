@@ -1,0 +1,8 @@
+"""Faster equals of :mod:`czsl_sac.functional` behind one dispatch.
+
+Only this package knows Triton, and imports it only when a Triton kernel runs.
+"""
+
+from czsl_sac.kernels.patch_max import patch_max, patch_max_values
+
+__all__ = ["patch_max", "patch_max_values"]

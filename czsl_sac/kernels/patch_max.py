@@ -1,0 +1,123 @@
+"""The fused patch-composition similarity max: checks, autocast and the choice of implementation.
+
+``s[b, c] = max_l ⟨V[b, l], T[c]⟩`` (Eq. 2 of the paper) with the winning token, without the
+``[B, T, C]`` similarity in memory.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from czsl_sac.functional.alignment import check_tokens_and_text, patch_max_reference
+from czsl_sac.kernels import library
+
+Impl = Literal["auto", "reference", "chunked", "triton"]
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# Up to this many similarities (B·T·C) ``auto`` takes the plain expression: it is as fast there
+# (docs/kernels.md, "The rule of auto"), and what it holds for the backward pass is small.
+SMALL = {"cpu": 2**16, "cuda": 2**22}
+
+
+def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
+    """Return the largest inner product over the tokens, and which token gave it (Eq. 2).
+
+    The same as ``(tokens @ text.mT).max(dim=1)`` without the ``[B, T, C]`` product in memory.
+    Differentiable in both inputs; the gradient flows to the winning token alone and is exactly
+    zero for a token that never wins. A tie goes to the lowest index. A NaN similarity makes the
+    value NaN. Under autocast both inputs are cast to its dtype, as for a matrix product.
+
+    Args:
+        tokens: ``[B, T, D]``, any strides.
+        text: ``[C, D]``, or one set of texts per image, ``[B, C, D]``; same dtype and device.
+        impl: ``"reference"`` is the plain expression, ``"chunked"`` goes tile by tile with
+            library matrix products on any device, ``"triton"`` is the fused CUDA kernel.
+            ``"auto"`` chooses by device, dtype and size.
+
+    Returns:
+        Values ``[B, C]`` (float32, or float64 for float64 inputs) and token indices
+        ``[B, C]`` (int64).
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit, there is no token to take the
+            maximum over, or ``impl`` cannot serve these inputs.
+
+    Example:
+        >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> patch_max(tokens, torch.tensor([[3.0, 4.0], [2.0, 1.0]]))
+        (tensor([[4., 2.]]), tensor([[1, 0]]))
+    """
+    tokens, text = _checked(tokens, text, impl)
+    if _takes_reference(tokens, text, impl):
+        return patch_max_reference(tokens, text)
+    return library.patch_max(tokens, text, impl)
+
+
+def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Tensor:
+    """Return the values of :func:`patch_max` alone, faster where no gradient is needed.
+
+    Args:
+        tokens: ``[B, T, D]``.
+        text: ``[C, D]`` or ``[B, C, D]``.
+        impl: as for :func:`patch_max`.
+
+    Returns:
+        ``[B, C]``, float32, or float64 for float64 inputs.
+
+    Raises:
+        ValueError: as for :func:`patch_max`.
+
+    Example:
+        >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> patch_max_values(tokens, torch.tensor([[3.0, 4.0], [2.0, 1.0]]))
+        tensor([[4., 2.]])
+    """
+    if torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad):
+        return patch_max(tokens, text, impl=impl)[0]
+    tokens, text = _checked(tokens, text, impl)
+    if _takes_reference(tokens, text, impl):
+        values = (tokens @ text.mT).amax(dim=1)
+        return values if values.dtype == torch.float64 else values.float()
+    return library.patch_max_values(tokens, text, impl)
+
+
+def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
+    """Check what the user passed and return the inputs in the dtype to compute in."""
+    if impl not in get_args(Impl):
+        raise ValueError(f"impl is {impl!r}: choose one of {', '.join(map(repr, get_args(Impl)))}.")
+    check_tokens_and_text(tokens, text)
+    if tokens.device != text.device:
+        raise ValueError(
+            f"tokens is on {tokens.device} but text on {text.device}: move both to one device."
+        )
+    device = tokens.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        # float64 stays, as in the matrix product under autocast
+        if tokens.dtype in DTYPES and tokens.dtype != torch.float64:
+            tokens = tokens.to(dtype)
+        if text.dtype in DTYPES and text.dtype != torch.float64:
+            text = text.to(dtype)
+    if tokens.dtype not in DTYPES:
+        raise ValueError(
+            f"tokens has dtype {tokens.dtype}: pass float32, float64, bfloat16 or float16."
+        )
+    if tokens.dtype != text.dtype:
+        raise ValueError(
+            f"tokens has dtype {tokens.dtype} but text {text.dtype}: cast both to one dtype."
+        )
+    return tokens, text
+
+
+def _takes_reference(tokens: Tensor, text: Tensor, impl: str) -> bool:
+    """Say whether the plain expression serves this call.
+
+    Only sizes are compared here, so that ``torch.compile`` can trace it; what depends on the
+    hardware is decided inside the registered operator.
+    """
+    if impl != "auto":
+        return impl == "reference"
+    similarities = tokens.shape[0] * tokens.shape[1] * text.shape[-2]
+    return similarities <= SMALL.get(tokens.device.type, 0)

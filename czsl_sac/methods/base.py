@@ -1,0 +1,191 @@
+"""What a CZSL method is: a backbone and a space, losses in training, a predictor at test.
+
+A method declares its parts; the loop, the evaluator and the checkpoints are the same for all.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.space import CompositionSpace
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: ``"base"``, or ``"condenser"`` for parameters with a learning rate of their own.
+        parameters: the parameters.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+
+
+class Predictor:
+    """Scores images against the compositions of one space, with text features made once.
+
+    A predictor belongs to one pass over a stream of images: it may hold state that the stream
+    changes, as the dynamically updated memory bank does.
+
+    Args:
+        space: the compositions to score, C of them.
+    """
+
+    def __init__(self, space: CompositionSpace) -> None:
+        self.space = space
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return scores ``[B, C]`` (the higher the better) of images ``[B, 3, H, W]``."""
+        raise NotImplementedError
+
+
+class CZSLMethod(nn.Module):
+    """Base of all methods.
+
+    A subclass sets :attr:`stages`, and implements :meth:`forward` (the losses), unless it is not
+    trained, and :meth:`predictor`.
+
+    Args:
+        backbone: CLIP, already adapted (LoRA, adapters) and with ``requires_grad`` set.
+        space: its attributes and objects define the primitives; its seen compositions are the
+            classes of training.
+
+    Raises:
+        ValueError: no composition of the space is seen.
+    """
+
+    stages: tuple[str, ...] = ("train",)
+    """Names of the training loops that follow each other; empty for a method without training."""
+
+    seen_pairs: Tensor
+    seen_position: Tensor
+
+    def __init__(self, backbone: CLIPBackbone, space: CompositionSpace) -> None:
+        super().__init__()
+        if not bool(space.seen_mask.any()):
+            raise ValueError(
+                "space has no seen composition but a method learns from seen ones: "
+                "pass them as seen=."
+            )
+        self.backbone = backbone
+        self.space = space
+        position = torch.full((len(space),), -1, dtype=torch.int64)
+        position[space.seen_mask] = torch.arange(int(space.seen_mask.sum()))
+        # Both follow from the space, which the run's configuration holds: not in the state.
+        self.register_buffer("seen_pairs", space.pair_indices[space.seen_mask], persistent=False)
+        self.register_buffer("seen_position", position, persistent=False)
+
+    def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
+        """Return the losses of a batch; ``"total"`` is minimised, the others are logged.
+
+        Args:
+            images: ``[B, 3, H, W]``, normalised.
+            targets: index into ``space.pairs`` of each image, ``[B]``; seen compositions only.
+            stage: one of :attr:`stages`.
+        """
+        raise NotImplementedError
+
+    def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
+        """Return a predictor over ``space``, which shares this method's attributes and objects.
+
+        Args:
+            space: the compositions to score.
+            stage: during training, the stage the method is in: parts that are not trained yet
+                are left out. None uses all of the method.
+        """
+        raise NotImplementedError
+
+    def parameter_groups(self, stage: str) -> list[ParameterGroup]:
+        """Return what ``stage`` trains: by default every parameter that requires a gradient."""
+        return [ParameterGroup("base", [p for p in self.parameters() if p.requires_grad])]
+
+    def train_stage(self, stage: str) -> None:
+        """Set training mode for ``stage``; called at the start of each of its epochs."""
+        self.train()
+
+    def fill_memory(self, batches: Iterable[Tensor]) -> None:
+        """Take in what the method remembers of the training images; most remember nothing.
+
+        Args:
+            batches: training images without augmentation, each ``[B, 3, H, W]``.
+        """
+
+    def memory_state(self) -> dict[str, Tensor]:
+        """Return the state of that memory; empty where there is none."""
+        return {}
+
+    def load_memory_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`memory_state` returned.
+
+        Args:
+            state: tensors by name.
+        """
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return the tensors that training made: no frozen weight of the backbone among them."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        frozen |= {f"backbone.{name}" for name, _ in self.backbone.named_buffers()}
+        frozen |= {f"memory.{name}" for name in self.memory_state()}
+        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`trained_state` returned.
+
+        Raises:
+            ValueError: a tensor is missing, unknown, or of another shape.
+        """
+        own = self.trained_state()
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        shapes = [
+            name for name in own.keys() & state.keys() if own[name].shape != state[name].shape
+        ]
+        for problem, names in (("lacks", missing), ("has the unknown", unknown)):
+            if names:
+                raise ValueError(
+                    f"checkpoint {problem} tensor {names[0]!r} (and {len(names) - 1} more): "
+                    "it was made by a method with other options."
+                )
+        if shapes:
+            name = min(shapes)
+            raise ValueError(
+                f"checkpoint holds {name!r} of shape {tuple(state[name].shape)} but the method "
+                f"expects {tuple(own[name].shape)}: it was made with other options or data."
+            )
+        self.load_state_dict(state, strict=False)
+
+    def seen_targets(self, targets: Tensor) -> Tensor:
+        """Return the position of each target among the seen compositions, ``[B]``.
+
+        Raises:
+            ValueError: a target is not a seen composition.
+        """
+        positions = self.seen_position[targets]
+        if bool((positions < 0).any()):
+            pair = self.space.pairs[int(targets[positions < 0][0])]
+            raise ValueError(
+                f"targets holds the unseen composition {pair} but training uses seen ones: "
+                "pass the training split."
+            )
+        return positions
+
+
+def primitive_indices(method: CZSLMethod, space: CompositionSpace) -> Tensor:
+    """Return ``space.pair_indices`` on the method's device, checked against its primitives.
+
+    Args:
+        method: whose attribute and object tables will be indexed.
+        space: the compositions to score.
+
+    Raises:
+        ValueError: the space has other attributes or objects than the method was made for.
+    """
+    if (space.attributes, space.objects) != (method.space.attributes, method.space.objects):
+        raise ValueError(
+            f"space has {len(space.attributes)} attributes and {len(space.objects)} objects that "
+            "differ from those the method was made for: use a space over the same primitives."
+        )
+    return space.pair_indices.to(method.seen_pairs.device)

@@ -1,0 +1,12 @@
+"""The composable blocks as plain nn.Modules. They need torch alone."""
+
+from czsl_sac.modules.alignment import Aligner, ClassTokenAligner, PatchMaxAligner, build_aligner
+from czsl_sac.modules.condensation import VisualCondenser
+
+__all__ = [
+    "Aligner",
+    "ClassTokenAligner",
+    "PatchMaxAligner",
+    "VisualCondenser",
+    "build_aligner",
+]

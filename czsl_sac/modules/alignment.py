@@ -1,0 +1,289 @@
+"""Alignment of tokens and texts: sparse alignment (Eq. 2) and the class token's (Eq. 1)."""
+
+from typing import Literal, get_args, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from czsl_sac.functional.alignment import (
+    blend_similarities,
+    check_tokens_and_text,
+    class_token_similarity,
+    weighted_similarity,
+)
+from czsl_sac.kernels import patch_max
+
+Reduction = Literal["max", "mean", "attention", "linear"]
+TokenChoice = Literal["all", "patches"]
+Alignment = Literal["patch_max", "cls"]
+
+
+class Aligner(nn.Module):
+    """What every alignment head offers: similarities, and logits s/τ.
+
+    Args:
+        temperature: τ > 0; a tensor or parameter is accepted and becomes part of the state.
+
+    Raises:
+        ValueError: τ is not positive.
+    """
+
+    temperature: float | Tensor
+
+    def __init__(self, temperature: float | Tensor = 0.01) -> None:
+        super().__init__()
+        if not bool(torch.as_tensor(temperature).detach() > 0):
+            raise ValueError(
+                f"temperature is {float(temperature)} but must be positive: CLIP's own is 0.01."
+            )
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = temperature
+
+    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """Return logits s/τ, ``[B, C]``; the arguments are those of :meth:`similarity`."""
+        return self.similarity(tokens, text) / self.temperature
+
+    @overload
+    def similarity(self, tokens: Tensor, text: Tensor) -> Tensor: ...
+    @overload
+    def similarity(
+        self, tokens: Tensor, text: Tensor, return_indices: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def similarity(
+        self, tokens: Tensor, text: Tensor, return_indices: bool
+    ) -> Tensor | tuple[Tensor, Tensor]: ...
+    def similarity(
+        self, tokens: Tensor, text: Tensor, return_indices: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the similarities, and on request the winning tokens.
+
+        Args:
+            tokens: ``[B, T, D]``, the class token first.
+            text: ``[C, D]``, or ``[B, C, D]`` for texts that depend on the image.
+            return_indices: also return which token won.
+
+        Returns:
+            s ``[B, C]`` in [−1, 1]; with ``return_indices`` also indices into the T tokens
+            given, ``[B, C]`` int64 (0 is the class token).
+
+        Raises:
+            ValueError: a shape does not fit, or indices are asked of a reduction other than
+                the maximum.
+        """
+        check_tokens_and_text(tokens, text)
+        values, indices = self._align(F.normalize(tokens, dim=-1), F.normalize(text, dim=-1))
+        if not return_indices:
+            return values
+        if indices is None:
+            raise ValueError(
+                "return_indices=True but this reduction has no winning token: use reduction='max'."
+            )
+        return values, indices
+
+    def _align(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return values ``[B, C]`` and winning tokens, of unit tokens and unit text."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"temperature={float(self.temperature):g}"
+
+
+class PatchMaxAligner(Aligner):
+    """Sparse alignment: each text meets the one token that fits it best (Eq. 2).
+
+    Tokens and texts are l2-normalised inside. The other reductions of Tab. 5 replace the
+    maximum by a weighted mean of the similarities: equal weights (``"mean"``), a softmax over
+    a linear layer's score of each token (``"linear"``), or the attention of a learnable query
+    (``"attention"``, mean over heads).
+
+    Args:
+        temperature: τ of Eq. 3; a tensor or parameter is accepted.
+        reduction: ``"max"``, ``"mean"``, ``"attention"`` or ``"linear"``.
+        tokens: ``"all"`` takes the class token into the reduction, as Eq. 2 does;
+            ``"patches"`` leaves it out.
+        impl: implementation of the maximum, see :func:`czsl_sac.patch_max`.
+        class_weight: W of Fig. 4: (1 − W)·SA + W·[CLS] on the similarities.
+        dim: D, needed by ``"attention"`` and ``"linear"``, which have weights of their own.
+        num_heads: heads of ``"attention"``; None takes ``max(1, dim // 64)``.
+
+    Raises:
+        ValueError: an option is unknown, out of range or missing.
+
+    Example:
+        >>> aligner = PatchMaxAligner(temperature=0.01)
+        >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+        >>> text = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+        >>> aligner(tokens, text)
+        tensor([[ 80., 100.]])
+        >>> aligner.similarity(tokens, text, return_indices=True)
+        (tensor([[0.8000, 1.0000]]), tensor([[1, 0]]))
+    """
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.01,
+        *,
+        reduction: Reduction = "max",
+        tokens: TokenChoice = "all",
+        impl: Literal["auto", "reference", "chunked", "triton"] = "auto",
+        class_weight: float = 0.0,
+        dim: int | None = None,
+        num_heads: int | None = None,
+    ) -> None:
+        super().__init__(temperature)
+        _check_choice("reduction", reduction, get_args(Reduction))
+        _check_choice("tokens", tokens, get_args(TokenChoice))
+        _check_choice("impl", impl, ("auto", "reference", "chunked", "triton"))
+        if not 0.0 <= class_weight <= 1.0:
+            raise ValueError(
+                f"class_weight is {class_weight} but must lie in [0, 1]: "
+                "0 is sparse alignment, 1 the class token."
+            )
+        self.reduction = reduction
+        self.tokens = tokens
+        self.impl = impl
+        self.class_weight = class_weight
+        self.token_scores: nn.Module | None = None
+        if reduction in ("attention", "linear"):
+            if dim is None:
+                raise ValueError(
+                    f"dim is missing but reduction={reduction!r} learns a weight per token: "
+                    "pass dim=D, the size of the joint space."
+                )
+            attention = reduction == "attention"
+            self.token_scores = AttentionScores(dim, num_heads) if attention else nn.Linear(dim, 1)
+
+    def _align(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        first = 1 if self.tokens == "patches" else 0
+        reduced = tokens[:, first:]
+        if reduced.shape[1] == 0:
+            raise ValueError(
+                "tokens holds the class token alone but the aligner was made with "
+                "tokens='patches': pass the patch tokens too, or use tokens='all'."
+            )
+        indices = None
+        if self.reduction == "max":
+            values, indices = patch_max(reduced, text, impl=self.impl)
+            indices = indices + first
+        else:
+            values = weighted_similarity(reduced, text, self._weights(reduced))
+        if self.class_weight:
+            class_token = class_token_similarity(tokens, text)
+            values = blend_similarities(values, class_token, self.class_weight)
+        return values, indices
+
+    def _weights(self, tokens: Tensor) -> Tensor:
+        if self.token_scores is None:
+            return tokens.new_full(tokens.shape[:2], 1.0 / tokens.shape[1])
+        scores = self.token_scores(tokens)  # [B, T, heads]
+        return F.softmax(scores, dim=1).mean(dim=-1).to(tokens.dtype)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, reduction={self.reduction!r}, tokens={self.tokens!r}, "
+            f"class_weight={self.class_weight:g}, impl={self.impl!r}"
+        )
+
+
+class AttentionScores(nn.Module):
+    """Scores of a learnable query for each token, one per head, before the softmax.
+
+    Args:
+        dim: D.
+        num_heads: heads, a divisor of D; None takes ``max(1, dim // 64)``.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``dim``.
+
+    Shape:
+        tokens ``[B, T, D]`` → ``[B, T, heads]``.
+
+    Example:
+        >>> AttentionScores(dim=8, num_heads=2)(torch.zeros(3, 5, 8)).shape
+        torch.Size([3, 5, 2])
+    """
+
+    def __init__(self, dim: int, num_heads: int | None = None) -> None:
+        super().__init__()
+        heads = max(1, dim // 64) if num_heads is None else num_heads
+        if heads < 1 or dim % heads:
+            raise ValueError(
+                f"num_heads is {heads} but must divide dim = {dim}: pass num_heads explicitly."
+            )
+        self.query = nn.Parameter(torch.randn(heads, dim // heads))
+        self.key_proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return scores ``[B, T, heads]`` of tokens ``[B, T, D]``."""
+        heads, head_dim = self.query.shape
+        keys = self.key_proj(tokens).unflatten(-1, (heads, head_dim))
+        return (keys * self.query).sum(dim=-1) * head_dim**-0.5
+
+
+class ClassTokenAligner(Aligner):
+    """CLIP's standard alignment: the class token alone meets every text (Eq. 1).
+
+    The same interface as :class:`PatchMaxAligner`, so that ``alignment="cls"`` and
+    ``alignment="patch_max"`` differ in this one part.
+
+    Args:
+        temperature: τ of Eq. 1; a tensor or parameter is accepted.
+
+    Raises:
+        ValueError: τ is not positive.
+
+    Example:
+        >>> tokens = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
+        >>> ClassTokenAligner(temperature=0.01)(tokens, torch.tensor([[0.6, 0.8]]))
+        tensor([[60.0000]])
+    """
+
+    def _align(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        values = class_token_similarity(tokens[:, :1], text)
+        return values, torch.zeros_like(values, dtype=torch.int64)
+
+
+def build_aligner(
+    alignment: Alignment,
+    temperature: float | Tensor,
+    *,
+    reduction: Reduction = "max",
+    tokens: TokenChoice = "all",
+    class_weight: float = 0.0,
+    dim: int | None = None,
+) -> Aligner:
+    """Return the alignment head that a method's ``alignment=`` argument names.
+
+    Args:
+        alignment: ``"patch_max"`` (Eq. 2) or ``"cls"`` (Eq. 1).
+        temperature: τ.
+        reduction: see :class:`PatchMaxAligner`; read with ``"patch_max"`` alone.
+        tokens: likewise.
+        class_weight: likewise.
+        dim: likewise.
+
+    Returns:
+        The head.
+
+    Raises:
+        ValueError: an option is unknown.
+
+    Example:
+        >>> build_aligner("cls", 0.01)
+        ClassTokenAligner(temperature=0.01)
+    """
+    _check_choice("alignment", alignment, get_args(Alignment))
+    if alignment == "cls":
+        return ClassTokenAligner(temperature)
+    return PatchMaxAligner(
+        temperature, reduction=reduction, tokens=tokens, class_weight=class_weight, dim=dim
+    )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r} but must be one of {', '.join(map(repr, choices))}.")

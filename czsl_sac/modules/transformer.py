@@ -1,0 +1,173 @@
+"""CLIP's transformer: residual attention blocks whose parameter names are OpenAI's."""
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["Activation", "Attention", "QuickGELU", "ResidualAttentionBlock", "Transformer"]
+
+Activation = Literal["quick_gelu", "gelu"]
+
+
+class QuickGELU(nn.Module):
+    """OpenAI CLIP's activation, x · sigmoid(1.702 x), a cheap stand-in for GELU.
+
+    Weights trained with one of the two give wrong features with the other.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameters of `torch.nn.MultiheadAttention`, batch first.
+
+    The parameters are named and shaped like those of `nn.MultiheadAttention` (`in_proj_weight`
+    holds query, key and value one below the other), so that state dicts go both ways. Unlike
+    there, `out_proj` is called as a module and the causal mask is never built as a tensor.
+
+    Args:
+        width: size of a token, W.
+        num_heads: number of heads; divides `width`.
+
+    Raises:
+        ValueError: if `num_heads` does not divide `width`.
+
+    >>> Attention(width=8, num_heads=2)(torch.zeros(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(
+                f"num_heads must divide width, got num_heads={num_heads} and width={width}; "
+                "CLIP uses width // 64 heads"
+            )
+        self.width = width
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, *, is_causal: bool = False) -> Tensor:
+        """Attends from each of n tokens to all of them, or to itself and those before it.
+
+        Args:
+            x: tokens [B, n, W].
+            is_causal: whether a token sees only itself and earlier tokens.
+
+        Returns:
+            Tokens [B, n, W].
+        """
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, num_heads={self.num_heads}"
+
+
+class ResidualAttentionBlock(nn.Module):
+    """One pre-norm block: x + attn(ln_1(x)), then x + mlp(ln_2(x)).
+
+    Args:
+        width: size of a token, W.
+        num_heads: heads of the attention.
+        activation: between the two layers of the MLP, whose hidden size is 4 W.
+
+    Raises:
+        ValueError: if `activation` is unknown.
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, *, activation: Activation = "quick_gelu"
+    ) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}"
+            )
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, num_heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                gelu=_ACTIVATIONS[activation](),
+                c_proj=nn.Linear(4 * width, width),
+            )
+        )
+
+    def forward(self, x: Tensor, *, is_causal: bool = False) -> Tensor:
+        """Maps tokens [B, n, W] to tokens [B, n, W]."""
+        x = x + self.attn(self.ln_1(x), is_causal=is_causal)
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+class Transformer(nn.Module):
+    """A stack of `ResidualAttentionBlock`s, initialised as CLIP does for training from scratch.
+
+    Args:
+        width: size of a token, W.
+        layers: number of blocks.
+        num_heads: heads of each attention.
+        activation: of each MLP.
+        gradient_checkpointing: keep only the input of each block for the backward pass and
+            compute the rest again there: less memory, about a third more time. May be switched
+            later through the attribute of the same name.
+
+    >>> tower = Transformer(width=8, layers=2, num_heads=2)
+    >>> tower(torch.zeros(3, 5, 8), is_causal=True).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        num_heads: int,
+        *,
+        activation: Activation = "quick_gelu",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.gradient_checkpointing = gradient_checkpointing
+        self.resblocks = nn.ModuleList(
+            ResidualAttentionBlock(width, num_heads, activation=activation) for _ in range(layers)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights as CLIP does: the residual branches shrink with the depth."""
+        proj_std = self.width**-0.5 * (2 * max(len(self.resblocks), 1)) ** -0.5
+        for block in self.resblocks:
+            nn.init.normal_(block.get_parameter("attn.in_proj_weight"), std=self.width**-0.5)
+            nn.init.normal_(block.get_parameter("attn.out_proj.weight"), std=proj_std)
+            nn.init.normal_(block.get_parameter("mlp.c_fc.weight"), std=(2 * self.width) ** -0.5)
+            nn.init.normal_(block.get_parameter("mlp.c_proj.weight"), std=proj_std)
+
+    def forward(self, x: Tensor, *, is_causal: bool = False) -> Tensor:
+        """Maps tokens [B, n, W] to tokens [B, n, W]."""
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        for block in self.resblocks:
+            if recompute:
+                # The blocks draw no random numbers: there is no generator state to keep.
+                x = checkpoint(
+                    block, x, is_causal=is_causal, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = block(x, is_causal=is_causal)
+        return x

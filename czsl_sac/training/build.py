@@ -1,0 +1,152 @@
+"""From a configuration to the parts of a run: data, backbone and method."""
+
+import torch
+
+from czsl_sac.backbones import CLIPBackbone, apply_lora, load_backbone
+from czsl_sac.data import CZSLData
+from czsl_sac.methods import SAC, BankOptions, CZSLMethod, ZeroShotCLIP
+from czsl_sac.modules.alignment import build_aligner
+from czsl_sac.modules.condensation import VisualCondenser
+from czsl_sac.space import CompositionSpace
+from czsl_sac.text.prompts import SoftPrompts
+from czsl_sac.training.config import BackboneConfig, DataConfig, ModelConfig, TrainConfig
+
+
+def build_backbone(config: BackboneConfig) -> CLIPBackbone:
+    """Return CLIP with the part that learns adapted and marked.
+
+    Args:
+        config: which CLIP, and what of it learns.
+
+    Returns:
+        The backbone; ``requires_grad`` is set on LoRA's parameters alone, on the whole vision
+        tower (``"full"``), or nowhere.
+
+    Raises:
+        ValueError: the name is unknown.
+        FileNotFoundError: the file does not exist.
+    """
+    backbone = load_backbone(config.backbone)
+    backbone.requires_grad_(False)
+    if config.train_backbone == "lora":
+        apply_lora(
+            backbone.visual,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            targets=config.lora_targets,
+            layers=config.lora_layers,
+            scaling=config.lora_scaling,
+        )
+    elif config.train_backbone == "full":
+        backbone.visual.requires_grad_(True)
+    return backbone
+
+
+def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
+    """Return the data set, with images of the backbone's size and normalisation.
+
+    Args:
+        config: which data.
+        backbone: who will look at it.
+
+    Raises:
+        ValueError: the data set needs ``data_root``.
+        FileNotFoundError: the data set is not there.
+    """
+    if config.dataset == "scenes":
+        from czsl_sac.data.scenes import Scenes
+
+        return Scenes(
+            image_size=backbone.image_size,
+            clutter=config.clutter,
+            images_per_pair=config.images_per_pair,
+            split_seed=config.split_seed,
+            mean=backbone.mean,
+            std=backbone.std,
+        )
+    from czsl_sac.data.standard import StandardLayout
+
+    if config.data_root is None:
+        raise ValueError(
+            f"data_root is missing but dataset {config.dataset!r} is read from files: "
+            "pass --data-root FOLDER, or use --preset scenes, which needs none"
+        )
+    return StandardLayout(
+        config.data_root,
+        name=config.dataset,
+        image_size=backbone.image_size,
+        mean=backbone.mean,
+        std=backbone.std,
+    )
+
+
+def build_method(
+    config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace
+) -> CZSLMethod:
+    """Return the method that the configuration names, on ``backbone`` and ``space``.
+
+    Parameters are initialised from ``config.seed``.
+
+    Args:
+        config: the run.
+        backbone: CLIP, adapted.
+        space: the data set's compositions.
+    """
+    torch.manual_seed(config.seed)
+    model = config.model
+    temperature = backbone.temperature if model.temperature is None else model.temperature
+    aligner = build_aligner(
+        model.alignment,
+        temperature,
+        reduction=model.reduction,
+        tokens=model.tokens,
+        class_weight=model.cls_weight,
+        dim=backbone.embed_dim,
+    )
+    if model.method == "zero-shot":
+        return ZeroShotCLIP(backbone, space, alignment=aligner, template=model.template)
+    prompts = SoftPrompts(
+        backbone.text,
+        backbone.tokenizer,
+        space.attributes,
+        space.objects,
+        template=model.template,
+        dropout=model.prompt_dropout,
+        train_context=model.train_context,
+        train_primitives=model.train_primitives,
+    )
+    return SAC(
+        backbone,
+        space,
+        alignment=aligner,
+        prompts=prompts,
+        condenser=_condenser(model, backbone.embed_dim) if model.condense else None,
+        bank=_bank(model),
+        temperature=temperature,
+        alpha=model.alpha,
+        beta=model.beta,
+        gamma=model.gamma,
+        schedule=config.optim.schedule,
+    )
+
+
+def _condenser(model: ModelConfig, dim: int) -> VisualCondenser:
+    return VisualCondenser(
+        dim,
+        num_blocks=model.num_blocks,
+        num_heads=model.num_heads,
+        mlp_ratio=model.mlp_ratio,
+        dropout=model.condenser_dropout,
+    )
+
+
+def _bank(model: ModelConfig) -> BankOptions | None:
+    if model.bank == "off":
+        return None
+    return BankOptions(
+        capacity=model.capacity,
+        retrieval_temperature=model.retrieval_temperature,
+        text_slot=model.text_slot,
+        empty_slots=model.empty_slots,
+        dynamic=model.bank == "dynamic",
+    )

@@ -1,0 +1,155 @@
+"""A run: train from a configuration into a folder, and evaluate that folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from czsl_sac.data import CZSLData
+from czsl_sac.evaluation import CZSLResult
+from czsl_sac.methods import CZSLMethod
+from czsl_sac.training.build import build_backbone, build_data, build_method
+from czsl_sac.training.checkpoints import (
+    load_progress,
+    load_tensors,
+    save_tensors,
+    write_atomically,
+)
+from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.loop import BEST, LAST, MEMORY, fit, training_images
+from czsl_sac.training.scoring import Protocol, evaluate_method
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a finished run has to show.
+
+    Attributes:
+        run_dir: its folder.
+        records: one record per epoch, as in ``metrics.jsonl``.
+        test: result of the best epoch's weights on the test split, exact protocol.
+        seconds: time of this call.
+    """
+
+    run_dir: Path
+    records: list[dict[str, Any]]
+    test: CZSLResult
+    seconds: float
+
+
+def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSummary:
+    """Train into ``run_dir``, fill the memory bank, and evaluate on the test split.
+
+    Args:
+        config: the run.
+        run_dir: folder for configuration, metrics and checkpoints.
+        resume: continue a run of the same configuration; without it the folder must not hold one.
+
+    Returns:
+        Records and test result.
+
+    Raises:
+        FileExistsError: the folder already holds a run and ``resume`` is False.
+        FileNotFoundError: there is nothing to resume, or the data is not there.
+        ValueError: the configuration, the data or a checkpoint does not fit.
+    """
+    start = perf_counter()
+    if resume and not (run_dir / CONFIG).is_file():
+        raise FileNotFoundError(f"no run to resume in {run_dir}: leave out --resume to start one")
+    if not resume and (run_dir / CONFIG).is_file():
+        raise FileExistsError(
+            f"{run_dir} already holds a run: pass --resume to continue it, or another --run-dir"
+        )
+    accelerator = _accelerator(config)
+    method, data = _build(config, accelerator)
+    if accelerator.is_main_process:
+        write_atomically(run_dir / CONFIG, config.save)
+    records = fit(method, data, config, run_dir, accelerator, resume=resume)
+    if not method.stages and accelerator.is_main_process:
+        save_tensors(run_dir / BEST, method.trained_state())
+    method.eval()
+    with accelerator.autocast():
+        method.fill_memory(training_images(data, config, accelerator))
+    if accelerator.is_main_process:
+        save_tensors(run_dir / MEMORY, method.memory_state())
+    test = _score(method, data, "test", config, accelerator, "exact")
+    return RunSummary(run_dir, records, test, perf_counter() - start)
+
+
+def evaluate(
+    run_dir: Path,
+    *,
+    split: Literal["val", "test"] = "test",
+    protocol: Protocol = "exact",
+    checkpoint: Literal["best", "last"] = "best",
+) -> CZSLResult:
+    """Evaluate a run on a split.
+
+    The memory bank comes from the run's ``memory.safetensors``; where the checkpoint is
+    ``"last"``, or the run was stopped before the bank was saved, it is filled anew from the
+    training images.
+
+    Args:
+        run_dir: folder that :func:`train` wrote.
+        split: ``"val"`` or ``"test"``.
+        protocol: ``"exact"`` or ``"legacy"``.
+        checkpoint: ``"best"`` by validation AUC, or ``"last"``.
+
+    Returns:
+        S, U, HM, AUC and the rest.
+
+    Raises:
+        FileNotFoundError: the folder holds no run or no such checkpoint.
+        ValueError: the checkpoint does not fit the configuration.
+    """
+    config = TrainConfig.load(run_dir / CONFIG)
+    accelerator = _accelerator(config)
+    method, data = _build(config, accelerator)
+    if checkpoint == "best":
+        method.load_trained_state(load_tensors(run_dir / BEST))
+    else:
+        method.load_trained_state(load_progress(run_dir / LAST)["weights"])
+    method.eval()
+    with accelerator.autocast():
+        if checkpoint == "best" and (run_dir / MEMORY).is_file():
+            method.load_memory_state(load_tensors(run_dir / MEMORY))
+        else:
+            method.fill_memory(training_images(data, config, accelerator))
+    return _score(method, data, split, config, accelerator, protocol)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    # A stage need not use every trainable parameter: the condenser is idle in Alg. 1's first loop.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision=config.optim.precision, kwargs_handlers=[unused])
+
+
+def _build(config: TrainConfig, accelerator: Accelerator) -> tuple[CZSLMethod, CZSLData]:
+    torch.manual_seed(config.seed)
+    backbone = build_backbone(config.backbone)
+    data = build_data(config.data, backbone)
+    return build_method(config, backbone, data.space).to(accelerator.device), data
+
+
+def _score(
+    method: CZSLMethod,
+    data: CZSLData,
+    split: str,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    protocol: Protocol,
+) -> CZSLResult:
+    return evaluate_method(
+        method,
+        data,
+        split,
+        accelerator,
+        batch_size=config.optim.eval_batch_size,
+        num_workers=config.data.num_workers,
+        protocol=protocol,
+    )
