@@ -11,7 +11,7 @@ from czsl_sac._version import __version__
 
 if TYPE_CHECKING:
     from czsl_sac.backbones import CLIPBackbone, apply_lora, load_backbone
-    from czsl_sac.data.scenes import Scenes
+    from czsl_sac.data import Scenes
     from czsl_sac.evaluation import (
         CZSLEvaluator,
         CZSLResult,
@@ -61,7 +61,7 @@ __all__ = [
 # Module of every name above; a test holds this table and the imports for type checkers equal.
 _MODULES = {
     "backbones": ("CLIPBackbone", "apply_lora", "load_backbone"),
-    "data.scenes": ("Scenes",),
+    "data": ("Scenes",),
     "evaluation": ("CZSLEvaluator", "CZSLResult", "modality_gap_l2", "relative_modality_gap"),
     "functional": ("PathProbabilities", "fuse_predictions"),
     "kernels": ("patch_max",),

@@ -10,14 +10,10 @@ from pathlib import Path
 import pytest
 
 import czsl_sac
+from czsl_sac.cli.info import _REQUIRED
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "czsl_sac"
-
-RUNTIME = {
-    *("torch", "torchvision", "openai-clip", "loralib", "numpy", "scipy", "pandas", "tabulate"),
-    *("pillow", "tqdm", "safetensors", "accelerate", "tyro"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,7 @@ def test_the_metadata_says_version_licence_and_requirements(wheel: zipfile.ZipFi
     required = metadata.get_all("Requires-Dist", [])
     assert metadata["Version"] == czsl_sac.__version__
     assert metadata["License-Expression"] == "MIT"
-    assert {r.partition(">")[0] for r in required if "extra ==" not in r} == RUNTIME
+    assert {r.partition(">")[0] for r in required if "extra ==" not in r} == set(_REQUIRED)
     assert {"viz", "open-clip", "test", "docs"} <= set(metadata.get_all("Provides-Extra", []))
 
 

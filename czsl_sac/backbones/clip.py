@@ -150,6 +150,22 @@ class VisionTower(nn.Module):
         Raises:
             ValueError: if the images are not of that shape.
         """
+        return self.project(self.states(images))
+
+    def states(self, images: Tensor) -> Tensor:
+        """Gives the tokens as the last block leaves them, which `project` maps to the joint space.
+
+        For methods that work on them, as DFSP does.
+
+        Args:
+            images: as for `forward`.
+
+        Returns:
+            States [B, T, vision_width], class token first, before `ln_post`.
+
+        Raises:
+            ValueError: if the images are not of that shape.
+        """
         expected = (3, self.image_size, self.image_size)
         if images.dim() != 4 or images.shape[1:] != expected:
             raise ValueError(
@@ -159,8 +175,11 @@ class VisionTower(nn.Module):
         patches = self.conv1(images.to(self.proj.dtype)).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = torch.cat([class_token, patches], dim=1) + self.positional_embedding
-        tokens = self.transformer(self.ln_pre(tokens))
-        return self.ln_post(tokens) @ self.proj
+        return self.transformer(self.ln_pre(tokens))
+
+    def project(self, states: Tensor) -> Tensor:
+        """Maps states [..., vision_width] to the joint space, [..., D]: `ln_post`, then `proj`."""
+        return self.ln_post(states) @ self.proj
 
 
 class CLIPBackbone(nn.Module):
@@ -304,8 +323,17 @@ class CLIPBackbone(nn.Module):
         """Gives the weights under OpenAI's names, for `clip`'s own `load_state_dict`.
 
         LoRA, where there is some, is merged into them.
+
+        Raises:
+            ValueError: if the backbone has AdaptFormer's adapters, which no CLIP weight can hold.
         """
-        return {key.removeprefix("text."): value for key, value in merged_state_dict(self).items()}
+        weights = merged_state_dict(self)
+        if any("_adapter." in key for key in weights):
+            raise ValueError(
+                "the backbone has adapters (apply_adaptformer), which cannot be merged into the "
+                "weights of a plain CLIP: save its own state_dict instead"
+            )
+        return {key.removeprefix("text."): value for key, value in weights.items()}
 
 
 # Numbers that OpenAI's archives keep beside the weights.

@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -172,7 +173,10 @@ def _download(name: str) -> nn.Module:
 def _read(path: Path) -> Mapping[str, Tensor]:
     """Reads the weights in a TorchScript archive or in a saved state dict."""
     if _is_torchscript(path):
-        archive: Any = torch.jit.load(path, map_location="cpu")
+        # Torch deprecates the format, but OpenAI's files stay what they are.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            archive: Any = torch.jit.load(path, map_location="cpu")
         return archive.state_dict()
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

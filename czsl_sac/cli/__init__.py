@@ -40,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Command and options; None takes them from the command line.
 
-    >>> main(["--version"])
-    czsl-sac ...
-    0
+    Examples:
+        >>> main(["--version"])
+        czsl-sac ...
+        0
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):

@@ -7,19 +7,21 @@ from typing import Literal
 import tyro
 
 from czsl_sac.cli.options import parse_options
+from czsl_sac.cli.tables import result_table
+from czsl_sac.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Evaluate a run that czsl-sac train made.
 
-    A memory bank that is updated on the stream starts afresh and sees the split in its fixed
-    order; such results are transductive.
+    A memory bank that is updated on the stream starts from the training images and sees the split
+    in its fixed order; such results are transductive.
     """
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    split: Literal["train", "val", "test"] = "test"
+    split: Literal["val", "test"] = "test"
     """Part of the data set."""
     protocol: Literal["exact", "legacy"] = "exact"
     """Every breakpoint of the bias, or the published evaluator's sample of them."""
@@ -33,18 +35,30 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: Its options.
     """
-    options = parse_options(EvaluateOptions, "evaluate", arguments)
+    options = parse(arguments)
     if options is None:
         return 0
 
     from czsl_sac.training.run import evaluate  # loads torch
 
-    print(
-        evaluate(
-            options.run,
-            split=options.split,
-            protocol=options.protocol,
-            checkpoint=options.checkpoint,
-        )
+    result = evaluate(
+        options.run,
+        split=options.split,
+        protocol=options.protocol,
+        checkpoint=options.checkpoint,
     )
+    config = TrainConfig.load(options.run / "config.json")
+    print(result_table(result, config, f"{options.split} split, {options.checkpoint} epoch"))
     return 0
+
+
+def parse(arguments: list[str]) -> EvaluateOptions | None:
+    """Return the options; None if help was shown.
+
+    Args:
+        arguments: Options of the command.
+
+    Raises:
+        ValueError: If an option is unknown or has a value that does not fit.
+    """
+    return parse_options(EvaluateOptions, "evaluate", arguments)

@@ -1,6 +1,7 @@
 """`czsl-sac train`: start a run from a preset, or continue one."""
 
 import difflib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, cast
 import tyro
 
 from czsl_sac.cli.options import parse_options, peek_options
+from czsl_sac.cli.tables import result_table
 from czsl_sac.training.presets import PRESETS, PresetName, TrainConfig
 
 
@@ -48,13 +50,17 @@ def run(arguments: list[str]) -> int:
     if options is None:
         return 0
     config = options.config
+    if options.run_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several processes write to one run folder: name it with --run-dir DIR")
     stamp = f"{config.data.dataset}-{config.model.method}-{time.strftime('%Y%m%d-%H%M%S')}"
     run_dir = options.run_dir or Path("runs") / stamp
 
     from czsl_sac.training.run import train  # loads torch
 
-    print(train(config, run_dir, resume=options.resume))
-    print(f"run folder: {run_dir}\nnext: czsl-sac evaluate {run_dir}")
+    summary = train(config, run_dir, resume=options.resume)
+    if os.environ.get("RANK", "0") == "0":
+        print(result_table(summary.test, config, "test split, best epoch"))
+        print(f"{summary.seconds:.0f} s; to score the run again: czsl-sac evaluate {run_dir}")
     return 0
 
 

@@ -111,9 +111,6 @@ class Scenes:
         self.pairs = _split_pairs(split_seed)
         self.space = CompositionSpace.closed_world(*self.pairs.values())
         self._allowed = _distractor_table(self.space)
-        # the space sorts its names; the drawing counts them in its own order
-        self._attribute_codes = torch.tensor([ATTRIBUTES.index(a) for a in self.space.attributes])
-        self._object_codes = torch.tensor([OBJECTS.index(o) for o in self.space.objects])
 
     def split(self, name: SplitName, *, augment: bool = False) -> "SceneDataset":
         """The items of a split; the compositions take turns in it.
@@ -164,10 +161,10 @@ class Scenes:
         if clutter is None:
             clutter = torch.full(targets.shape, self.clutter)
         keys = scene_keys(self.seed, stream, indices)
-        labels = self._codes(targets)
-        return draw_scenes(
-            keys, labels, self._codes(self.distractors(keys, targets)), clutter, self.image_size
-        )
+        # every primitive is seen and both lists are sorted: the space counts as the drawing does
+        primitives = self.space.pair_indices
+        small = primitives[self.distractors(keys, targets)]
+        return draw_scenes(keys, primitives[targets], small, clutter, self.image_size)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtracts the mean of images [B, 3, H, W] in [0, 1] and divides by the deviation."""
@@ -178,12 +175,6 @@ class Scenes:
         return (
             f"Scenes(seed={self.seed}, split_seed={self.split_seed}, "
             f"image_size={self.image_size}, clutter={self.clutter})"
-        )
-
-    def _codes(self, targets: Tensor) -> Tensor:
-        primitives = self.space.pair_indices[targets]
-        return torch.stack(
-            [self._attribute_codes[primitives[..., 0]], self._object_codes[primitives[..., 1]]], -1
         )
 
     def _pairs_of(self, name: str) -> tuple[Pair, ...]:

@@ -59,12 +59,12 @@ def exact_curve(contest: Contest) -> Curve:
     where every prediction is seen, or unseen. A score of -inf is masked: no bias lifts it.
 
     Example:
-        >>> from torch import tensor
-        >>> one = tensor([-torch.inf, -torch.inf], dtype=torch.float64)
-        >>> curve = exact_curve(Contest(
-        ...     target_seen=tensor([True, False]), target_score=tensor([3.0, 1.0]).double(),
-        ...     seen_rival=tensor([1.0, 2.0]).double(), seen_before=one,
-        ...     unseen_rival=tensor([1.0, 0.0]).double(), unseen_before=one, seen_any=one, predicted=one))
+        >>> scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in {
+        ...     "target_score": [3, 1], "seen_rival": [1, 2], "seen_before": [-torch.inf] * 2,
+        ...     "unseen_rival": [1, 0], "unseen_before": [-torch.inf] * 2, "seen_any": [3, 2],
+        ... }.items()}
+        >>> seen, predicted = torch.tensor([True, False]), torch.tensor([0, 0])
+        >>> curve = exact_curve(Contest(target_seen=seen, predicted=predicted, **scores))
         >>> curve.bias.tolist(), curve.seen.tolist(), curve.unseen.tolist(), curve.area
         ([-inf, 1.5, inf], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], 1.0)
     """

@@ -1,13 +1,9 @@
-"""Feasibility of compositions in the open world: scores, thresholds, masking, word vectors."""
+"""Feasibility of compositions in the open world: scores, thresholds, masking."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from czsl_sac.space import CompositionSpace
@@ -73,10 +69,14 @@ def threshold_grid(scores: Tensor, space: CompositionSpace, count: int = 50) -> 
     Raises:
         ValueError: `scores` does not fit the space, or the space has no unseen composition.
     """
-    _check_scores(scores, len(space))
+    _check_scores(scores)
+    if len(scores) != len(space):
+        raise ValueError(f"scores has {len(scores)} entries for {len(space)} compositions.")
     unseen = scores[~space.seen_mask]
     if not len(unseen):
-        raise ValueError("space has no unseen composition to take thresholds from: use open_world().")
+        raise ValueError(
+            "space has no unseen composition to take thresholds from: use space.open_world()."
+        )
     return torch.linspace(float(unseen.min()), float(unseen.max()), count, dtype=scores.dtype)
 
 
@@ -105,11 +105,14 @@ def mask_infeasible(
         >>> logits, scores = torch.tensor([[2.0, 3.0, 4.0]]), torch.tensor([0.0, 0.3, -0.1])
         >>> seen = torch.tensor([True, False, False])
         >>> mask_infeasible(logits, scores, 0.2, seen)
-        tensor([[2., -inf, -inf]]) if False else ...
+        tensor([[2., 3., -inf]])
+        >>> mask_infeasible(logits, scores, -0.05, seen, "legacy")
+        tensor([[4., 3., 0.]])
     """
     kept = (scores >= threshold).to(logits.device)
     seen = seen_mask.to(logits.device)
-    if _check_rule(rule) == "exclude":
+    _check_rule(rule)
+    if rule == "exclude":
         return logits.masked_fill(~(kept | seen), -torch.inf)
     return logits * (kept.to(logits.dtype) + seen.to(logits.dtype))
 
@@ -132,7 +135,7 @@ class Feasibility:
     rule: InfeasibleRule = "exclude"
 
     def __post_init__(self) -> None:
-        _check_scores(self.scores, None)
+        _check_scores(self.scores)
         _check_rule(self.rule)
         thresholds = self.thresholds
         if thresholds.ndim != 1 or not len(thresholds) or not bool(thresholds.isfinite().all()):
@@ -149,3 +152,43 @@ class Feasibility:
         return torch.searchsorted(
             self.thresholds.double(), self.scores.double().contiguous(), right=True
         )
+
+
+def _similarities(features: Tensor, count: int, kind: str) -> Tensor:
+    """Returns the cosines `[count, count]` in float64, -inf on the diagonal."""
+    if features.ndim != 2 or features.shape[0] != count:
+        raise ValueError(
+            f"{kind}_features have shape {list(features.shape)}: give one row for each of the "
+            f"{count} {kind}s, in the order of space.{kind}s."
+        )
+    features = features.detach().cpu().double()
+    norms = features.norm(dim=1, keepdim=True)
+    wrong = ~((norms > 0) & norms.isfinite())
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{kind}_features row {int(wrong.nonzero()[0, 0])} is zero or not finite: its cosines "
+            "are undefined."
+        )
+    features = features / norms
+    return (features @ features.T).fill_diagonal_(-torch.inf)
+
+
+def _nearest(similarities: Tensor, seen: Tensor) -> Tensor:
+    """Returns the greatest of the seen columns in each row `[count]`, -1 where there is none."""
+    if not bool(seen.any()):
+        return torch.full_like(similarities[0], -1.0)
+    nearest = similarities[:, seen].amax(1)
+    return torch.where(nearest == -torch.inf, -1.0, nearest)
+
+
+def _check_scores(scores: Tensor) -> None:
+    if scores.ndim != 1 or not scores.is_floating_point() or not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"scores must be [C] finite floating point numbers, got {scores.dtype} of shape "
+            f"{list(scores.shape)}: use feasibility_scores(space, ...)."
+        )
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in ("exclude", "legacy"):
+        raise ValueError(f"rule is {rule!r}: give 'exclude' or 'legacy'.")

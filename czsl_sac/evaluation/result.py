@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from czsl_sac.evaluation.curve import Curve, Protocol
+from czsl_sac.evaluation.curve import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,11 +78,11 @@ class CZSLResult:
     def _best(self) -> int:
         return int(np.argmax(self.curve["bias"] == self.bias))
 
-    def to_dict(self, *, curve: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, details: bool = False) -> dict[str, Any]:
         """Returns the result as plain JSON types; an infinite bias becomes "inf" or "-inf".
 
         Args:
-            curve: whether to put the curve in, three lists.
+            details: whether to put in the curve, as three lists, and both recalls.
         """
         values: dict[str, Any] = {
             "protocol": self.protocol,
@@ -99,10 +99,10 @@ class CZSLResult:
             "unseen_samples": self.unseen_samples,
             "ties": self.ties,
             "threshold": self.threshold,
-            "attribute_recall": dict(self.attribute_recall),
-            "object_recall": dict(self.object_recall),
         }
-        if curve:
+        if details:
+            values["attribute_recall"] = dict(self.attribute_recall)
+            values["object_recall"] = dict(self.object_recall)
             values["curve"] = {
                 name: [_finite(value) for value in points.tolist()]
                 for name, points in self.curve.items()

@@ -1,10 +1,10 @@
 """What the evaluator keeps of each sample's scores: a few numbers, gathered chunk by chunk.
 
 The top-1 prediction under a bias b on the unseen columns is right when the label's own score beats
-every rival's. Rounding is monotone, so of all rivals only the strongest of each kind matter: seen or
-unseen (only the latter move with b), standing anywhere or before the label (a tie goes to the
-lowest column, so an equal rival wins only from there). These maxima need one look at each score and
-can be taken over any chunks of columns.
+every rival's. Rounding is monotone, so of all rivals only the strongest of each kind matter: seen
+or unseen (only the latter move with b), standing anywhere or before the label (a tie goes to the
+lowest column, so an equal rival wins only from there). These maxima need one look at each score
+and can be taken over any chunks of columns.
 """
 
 from dataclasses import dataclass, fields

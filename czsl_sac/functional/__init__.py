@@ -18,6 +18,13 @@ from czsl_sac.functional.losses import (
     distillation_loss,
     total_loss,
 )
+from czsl_sac.functional.memory import (
+    memory_logits,
+    prediction_entropy,
+    retrieve_prototypes,
+    start_memory,
+    store_sample,
+)
 
 __all__ = [
     "PathProbabilities",
@@ -32,7 +39,12 @@ __all__ = [
     "distillation_loss",
     "feature_similarity",
     "fuse_predictions",
+    "memory_logits",
     "patch_max_reference",
+    "prediction_entropy",
+    "retrieve_prototypes",
+    "start_memory",
+    "store_sample",
     "token_similarities",
     "total_loss",
     "weighted_similarity",

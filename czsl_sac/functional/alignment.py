@@ -1,8 +1,8 @@
 """Sparse alignment: similarities of tokens and texts, and their reduction over tokens.
 
 Equations 1 and 2 of the paper, the reductions of Tab. 5 and the blend of Fig. 4, written
-plainly. These functions hold the whole ``[B, T, C]`` similarity in memory; they are the
-reference that the fused implementations in :mod:`czsl_sac.kernels` are tested against.
+plainly. These functions hold the whole `[B, T, C]` similarity in memory; they are the
+reference that the fused implementations in `czsl_sac.kernels` are tested against.
 """
 
 from torch import Tensor
@@ -14,11 +14,11 @@ def token_similarities(tokens: Tensor, text: Tensor) -> Tensor:
     """Return S = V Tᵀ of Eq. 2: the inner product of every token with every text.
 
     Args:
-        tokens: V, ``[B, T, D]``.
-        text: T_c, ``[C, D]``, or one set of texts per image, ``[B, C, D]``.
+        tokens: V, `[B, T, D]`.
+        text: T_c, `[C, D]`, or one set of texts per image, `[B, C, D]`.
 
     Returns:
-        ``[B, T, C]`` in the dtype of the inputs. Unit rows in give cosines out.
+        `[B, T, C]` in the dtype of the inputs. Unit rows in give cosines out.
 
     Raises:
         ValueError: a shape does not fit.
@@ -36,12 +36,12 @@ def patch_max_reference(tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest inner product over the tokens, and which token gave it (Eq. 2).
 
     Args:
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
 
     Returns:
-        Values ``[B, C]`` (float32, or float64 for float64 inputs) and token indices
-        ``[B, C]`` (int64, the lowest index at ties). The gradient flows to the winning
+        Values `[B, C]` (float32, or float64 for float64 inputs) and token indices
+        `[B, C]` (int64, the lowest index at ties). The gradient flows to the winning
         token alone.
 
     Raises:
@@ -62,12 +62,12 @@ def weighted_similarity(tokens: Tensor, text: Tensor, weights: Tensor) -> Tensor
     """Return Σ_l w_l ⟨v_l, t_c⟩: the mean, attention and linear reductions of Tab. 5.
 
     Args:
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
-        weights: one weight per token, ``[B, T]``; 1/T everywhere gives the mean.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
+        weights: one weight per token, `[B, T]`; 1/T everywhere gives the mean.
 
     Returns:
-        ``[B, C]``. The pooled token is not normalised again: what is averaged is the
+        `[B, C]`. The pooled token is not normalised again: what is averaged is the
         similarity, as the maximum of Eq. 2 is taken over the similarity.
 
     Raises:
@@ -91,11 +91,11 @@ def class_token_similarity(tokens: Tensor, text: Tensor) -> Tensor:
     """Return ⟨v_CLS, t_c⟩, the similarity of CLIP's standard alignment (Eq. 1).
 
     Args:
-        tokens: ``[B, T, D]``, the class token first.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        tokens: `[B, T, D]`, the class token first.
+        text: `[C, D]` or `[B, C, D]`.
 
     Returns:
-        ``[B, C]``.
+        `[B, C]`.
 
     Raises:
         ValueError: a shape does not fit.
@@ -113,11 +113,11 @@ def feature_similarity(features: Tensor, text: Tensor) -> Tensor:
     """Return ⟨v, t_c⟩ for one feature per image: v_CLS in Eq. 1, v_q in Eq. 5.
 
     Args:
-        features: ``[B, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        features: `[B, D]`.
+        text: `[C, D]` or `[B, C, D]`.
 
     Returns:
-        ``[B, C]``.
+        `[B, C]`.
 
     Example:
         >>> feature_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
@@ -132,12 +132,12 @@ def blend_similarities(sparse: Tensor, class_token: Tensor, class_weight: float)
     """Return (1 − W)·SA + W·[CLS], the blend of Fig. 4.
 
     Args:
-        sparse: similarities of sparse alignment, ``[B, C]``.
-        class_token: similarities of the class token, ``[B, C]``.
+        sparse: similarities of sparse alignment, `[B, C]`.
+        class_token: similarities of the class token, `[B, C]`.
         class_weight: W in [0, 1]; 0 is sparse alignment, 1 is the class token.
 
     Returns:
-        ``[B, C]``.
+        `[B, C]`.
 
     Raises:
         ValueError: W lies outside [0, 1].
@@ -155,7 +155,7 @@ def blend_similarities(sparse: Tensor, class_token: Tensor, class_weight: float)
 
 
 def check_tokens_and_text(tokens: Tensor, text: Tensor) -> None:
-    """Raise ValueError unless tokens is ``[B, T, D]`` and text ``[C, D]`` or ``[B, C, D]``.
+    """Raise ValueError unless tokens is `[B, T, D]` and text `[C, D]` or `[B, C, D]`.
 
     Example:
         >>> check_tokens_and_text(torch.zeros(2, 5, 8), torch.zeros(3, 8))

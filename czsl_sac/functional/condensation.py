@@ -13,16 +13,16 @@ def condense_tokens(
     Multi-head attention of a single query, written plainly on projected keys and values.
 
     Args:
-        query: projected query, ``[B, D]``.
-        keys: projected tokens, ``[B, T, D]``.
-        values: projected tokens, ``[B, T, D]``.
+        query: projected query, `[B, D]`.
+        keys: projected tokens, `[B, T, D]`.
+        values: projected tokens, `[B, T, D]`.
         num_heads: H, a divisor of D.
 
     Returns:
-        The gathered values ``[B, D]`` (heads side by side) and the attention ``[B, H, T]``.
+        The gathered values `[B, D]` (heads side by side) and the attention `[B, H, T]`.
 
     Raises:
-        ValueError: D is no multiple of ``num_heads``.
+        ValueError: D is no multiple of `num_heads`.
 
     Example:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])

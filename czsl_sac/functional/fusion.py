@@ -11,9 +11,9 @@ class PathProbabilities(NamedTuple):
     """The probabilities one path (sparse alignment, or the condenser) gives.
 
     Attributes:
-        composition: p(c|x), ``[B, C]``.
-        attribute: p(a|x), ``[B, A]``.
-        object: p(o|x), ``[B, O]``.
+        composition: p(c|x), `[B, C]`.
+        attribute: p(a|x), `[B, A]`.
+        object: p(o|x), `[B, O]`.
     """
 
     composition: Tensor
@@ -25,15 +25,15 @@ def combine_primitives(path: PathProbabilities, pairs: Tensor) -> Tensor:
     """Return p̄(c|x) = p(c|x) + p(a|x)·p(o|x) (Eq. 13), not renormalised.
 
     Args:
-        path: probabilities of the compositions ``[B, C]``, attributes ``[B, A]`` and
-            objects ``[B, O]``.
-        pairs: attribute index and object index of each composition, ``[C, 2]``, int64.
+        path: probabilities of the compositions `[B, C]`, attributes `[B, A]` and
+            objects `[B, O]`.
+        pairs: attribute index and object index of each composition, `[C, 2]`, int64.
 
     Returns:
-        ``[B, C]``, float32 (float64 for float64 inputs), in [0, 2].
+        `[B, C]`, float32 (float64 for float64 inputs), in [0, 2].
 
     Raises:
-        ValueError: ``pairs`` does not fit the compositions.
+        ValueError: `pairs` does not fit the compositions.
 
     Example:
         >>> path = PathProbabilities(
@@ -64,19 +64,19 @@ def fuse_predictions(
     """Return β·p̄_sa + (1 − β)·(p̄_vac + γ·p_mb), the final prediction (Eq. 12 and 13).
 
     Args:
-        sa: probabilities of sparse alignment, or a tensor ``[B, C]`` that already is p̄_sa.
-        vac: probabilities of visual condensation, or a tensor ``[B, C]`` that already is p̄_vac.
-        bank: p_mb of the memory bank, ``[B, C]``, probabilities; None leaves the term out.
-        pairs: attribute index and object index of each composition, ``[C, 2]``, int64; needed
-            where a path is given as :class:`PathProbabilities`.
+        sa: probabilities of sparse alignment, or a tensor `[B, C]` that already is p̄_sa.
+        vac: probabilities of visual condensation, or a tensor `[B, C]` that already is p̄_vac.
+        bank: p_mb of the memory bank, `[B, C]`, probabilities; None leaves the term out.
+        pairs: attribute index and object index of each composition, `[C, 2]`, int64; needed
+            where a path is given as `PathProbabilities`.
         beta: β in [0, 1], the weight of sparse alignment.
         gamma: γ ≥ 0, the weight of the bank.
 
     Returns:
-        Scores ``[B, C]``, float32 (float64 for float64 inputs); they rank, they do not sum to one.
+        Scores `[B, C]`, float32 (float64 for float64 inputs); they rank, they do not sum to one.
 
     Raises:
-        ValueError: β or γ is out of range, ``pairs`` is missing, or the shapes differ.
+        ValueError: β or γ is out of range, `pairs` is missing, or the shapes differ.
 
     Example:
         >>> sa, vac = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.5, 0.5]])

@@ -10,11 +10,11 @@ def composition_probabilities(similarities: Tensor, temperature: float | Tensor)
     """Return p(c|x) = softmax(s/τ), the probabilities of Eq. 1, 3, 5 and 10.
 
     Args:
-        similarities: s, ``[B, C]``.
+        similarities: s, `[B, C]`.
         temperature: τ; CLIP's own is 1/exp(logit_scale) = 0.01.
 
     Returns:
-        ``[B, C]``, float32 (float64 for float64 inputs), rows summing to one.
+        `[B, C]`, float32 (float64 for float64 inputs), rows summing to one.
 
     Example:
         >>> composition_probabilities(torch.tensor([[0.01, 0.0]]), 0.01)
@@ -29,8 +29,8 @@ def alignment_loss(
     """Return −mean log p(c|x), the cross-entropy of Eq. 3 and 5 (and of L_a and L_o).
 
     Args:
-        similarities: s, ``[B, C]``; or logits s/τ with ``temperature=1``.
-        targets: index of the true class of each image, ``[B]``, int64.
+        similarities: s, `[B, C]`; or logits s/τ with `temperature=1`.
+        targets: index of the true class of each image, `[B]`, int64.
         temperature: τ.
 
     Returns:
@@ -68,8 +68,8 @@ def distillation_loss(condenser_logits: Tensor, alignment_logits: Tensor) -> Ten
     this is the divergence. The teacher p_sa is detached.
 
     Args:
-        condenser_logits: logits of p_vac over the compositions, ``[B, C]``.
-        alignment_logits: logits of p_sa over the same compositions, ``[B, C]``.
+        condenser_logits: logits of p_vac over the compositions, `[B, C]`.
+        alignment_logits: logits of p_sa over the same compositions, `[B, C]`.
 
     Returns:
         Scalar ≥ 0, in nats; zero when both predict alike.

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from czsl_sac.functional.precision import at_least_float32
+
 TextSlot = Literal["first_replaced", "until_full", "permanent"]
 EmptySlots = Literal["masked", "zeros"]
 
@@ -44,9 +46,7 @@ def prediction_entropy(probabilities: Tensor) -> Tensor:
         >>> prediction_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
         tensor([0.6931, 0.0000])
     """
-    if probabilities.dtype != torch.float64:
-        probabilities = probabilities.float()
-    return torch.special.entr(probabilities).sum(dim=-1)
+    return torch.special.entr(at_least_float32(probabilities)).sum(dim=-1)
 
 
 def start_memory(
@@ -225,8 +225,10 @@ def memory_logits(
 
     Example:
         >>> slots = start_memory(torch.eye(2), capacity=3)
-        >>> memory_logits(torch.tensor([[3.0, 4.0]]), slots.features, slots.valid)
-        tensor([[60., 80.]])
+        >>> memory_logits(
+        ...     torch.tensor([[3.0, 4.0]]), slots.features, slots.valid, temperature=1.0
+        ... )
+        tensor([[0.6000, 0.8000]])
     """
     features = F.normalize(features, dim=-1)
     prototypes = retrieve_prototypes(
@@ -239,6 +241,54 @@ def memory_logits(
     if normalize_prototypes:
         prototypes = F.normalize(prototypes, dim=-1)
     return torch.einsum("bd,bcd->bc", features, prototypes) / temperature
+
+
+def prototype_similarities(
+    similarities: Tensor,
+    taken: Tensor,
+    *,
+    retrieval_temperature: float = 0.1,
+    gram: Tensor | None = None,
+    empty: Tensor | None = None,
+) -> Tensor:
+    """Return v·p^i of Eq. 10 without forming p^i, from what v and the slots have in common.
+
+    With w = softmax(a/τ_mb) over the similarities a of the slots, v·p = wᵀa and ‖p‖² = wᵀGw.
+
+    Args:
+        similarities: a, inner products of K compositions' slots with B unit vectors,
+            ``[K, N, B]``.
+        taken: which slots are taken, ``[K, N]`` bool, at least one per composition.
+        retrieval_temperature: τ_mb.
+        gram: G, inner products of the slots with each other, ``[K, N, N]``; given, p^i is
+            normalised. In float32, lengths below 3e-4 drown in rounding.
+        empty: number of zero vectors that take part in the softmax, ``[K]``; without effect on
+            normalised prototypes.
+
+    Returns:
+        ``[K, B]``, cosines if ``gram`` is given.
+
+    Example:
+        >>> slots, v = torch.eye(2).unsqueeze(0), torch.tensor([[1.0], [0.0]])
+        >>> taken, gram = torch.ones(1, 2, dtype=torch.bool), slots @ slots.mT
+        >>> prototype_similarities(slots @ v, taken, retrieval_temperature=1.0)
+        tensor([[0.7311]])
+        >>> prototype_similarities(slots @ v, taken, retrieval_temperature=1.0, gram=gram)
+        tensor([[0.9385]])
+    """
+    scaled = similarities / retrieval_temperature
+    scaled = scaled.masked_fill(~taken.unsqueeze(2), float("-inf"))
+    weights = F.softmax(scaled, dim=1)
+    products = (weights * similarities).sum(dim=1)
+    if gram is not None:
+        squared = (weights * (gram @ weights)).sum(dim=1)
+        # |v·p| ≤ ‖p‖ for a unit v: rounding must not break that where slots cancel out.
+        squared = torch.maximum(squared, products.detach().square()).clamp_min(1e-24)
+        return products * squared.rsqrt()
+    if empty is not None:
+        empty_share = empty.to(scaled.dtype).log().unsqueeze(1)
+        return products * torch.sigmoid(scaled.logsumexp(dim=1) - empty_share)
+    return products
 
 
 def text_entropy(text_slot: TextSlot) -> float:
@@ -269,8 +319,7 @@ def check_start(text: Tensor, capacity: int, text_slot: str) -> None:
             f"capacity is {capacity} but must be at least {least} with text_slot={text_slot!r}: "
             "it counts the slots of a composition, the text's included."
         )
-    dtype = torch.promote_types(text.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(text.detach(), dim=-1, dtype=dtype)
+    norms = at_least_float32(text.detach()).norm(dim=-1)
     if not bool(((norms > 0) & norms.isfinite()).all()):
         raise ValueError(
             "text has a row that is zero or not finite: every composition needs an embedding "
@@ -287,3 +336,13 @@ def check_choice(name: str, value: str, choices: object) -> None:
     if value not in get_args(choices):
         expected = " or ".join(repr(choice) for choice in get_args(choices))
         raise ValueError(f"{name} is {value!r} but must be {expected}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless the value is positive and finite.
+
+    Example:
+        >>> check_positive("temperature", 0.01)
+    """
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value} but must be a positive finite number.")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or unchanged where it is float64.
+    """Return `x` in float32, or unchanged where it is float64.
 
     Args:
         x: a floating-point tensor of any shape.

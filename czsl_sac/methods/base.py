@@ -17,7 +17,7 @@ class ParameterGroup(NamedTuple):
     """Parameters that share a learning rate.
 
     Attributes:
-        name: ``"base"``, or ``"condenser"`` for parameters with a learning rate of their own.
+        name: `"base"`, or `"condenser"` for parameters with a learning rate of their own.
         parameters: the parameters.
     """
 
@@ -39,18 +39,18 @@ class Predictor:
         self.space = space
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return scores ``[B, C]`` (the higher the better) of images ``[B, 3, H, W]``."""
+        """Return scores `[B, C]` (the higher the better) of images `[B, 3, H, W]`."""
         raise NotImplementedError
 
 
 class CZSLMethod(nn.Module):
     """Base of all methods.
 
-    A subclass sets :attr:`stages`, and implements :meth:`forward` (the losses), unless it is not
-    trained, and :meth:`predictor`.
+    A subclass sets `stages`, and implements `forward` (the losses), unless it is not
+    trained, and `predictor`.
 
     Args:
-        backbone: CLIP, already adapted (LoRA, adapters) and with ``requires_grad`` set.
+        backbone: CLIP, already adapted (LoRA, adapters) and with `requires_grad` set.
         space: its attributes and objects define the primitives; its seen compositions are the
             classes of training.
 
@@ -80,17 +80,17 @@ class CZSLMethod(nn.Module):
         self.register_buffer("seen_position", position, persistent=False)
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
-        """Return the losses of a batch; ``"total"`` is minimised, the others are logged.
+        """Return the losses of a batch; `"total"` is minimised, the others are logged.
 
         Args:
-            images: ``[B, 3, H, W]``, normalised.
-            targets: index into ``space.pairs`` of each image, ``[B]``; seen compositions only.
-            stage: one of :attr:`stages`.
+            images: `[B, 3, H, W]`, normalised.
+            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
+            stage: one of `stages`.
         """
         raise NotImplementedError
 
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
-        """Return a predictor over ``space``, which shares this method's attributes and objects.
+        """Return a predictor over `space`, which shares this method's attributes and objects.
 
         Args:
             space: the compositions to score.
@@ -100,18 +100,18 @@ class CZSLMethod(nn.Module):
         raise NotImplementedError
 
     def parameter_groups(self, stage: str) -> list[ParameterGroup]:
-        """Return what ``stage`` trains: by default every parameter that requires a gradient."""
+        """Return what `stage` trains: by default every parameter that requires a gradient."""
         return [ParameterGroup("base", [p for p in self.parameters() if p.requires_grad])]
 
     def train_stage(self, stage: str) -> None:
-        """Set training mode for ``stage``; called at the start of each of its epochs."""
+        """Set training mode for `stage`; called at the start of each of its epochs."""
         self.train()
 
     def fill_memory(self, batches: Iterable[Tensor]) -> None:
         """Take in what the method remembers of the training images; most remember nothing.
 
         Args:
-            batches: training images without augmentation, each ``[B, 3, H, W]``.
+            batches: training images without augmentation, each `[B, 3, H, W]`.
         """
 
     def memory_state(self) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ class CZSLMethod(nn.Module):
         return {}
 
     def load_memory_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what :meth:`memory_state` returned.
+        """Take back what `memory_state` returned.
 
         Args:
             state: tensors by name.
@@ -133,7 +133,7 @@ class CZSLMethod(nn.Module):
         return {name: value for name, value in self.state_dict().items() if name not in frozen}
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what :meth:`trained_state` returned.
+        """Take back what `trained_state` returned.
 
         Raises:
             ValueError: a tensor is missing, unknown, or of another shape.
@@ -158,7 +158,7 @@ class CZSLMethod(nn.Module):
         self.load_state_dict(state, strict=False)
 
     def seen_targets(self, targets: Tensor) -> Tensor:
-        """Return the position of each target among the seen compositions, ``[B]``.
+        """Return the position of each target among the seen compositions, `[B]`.
 
         Raises:
             ValueError: a target is not a seen composition.
@@ -174,7 +174,7 @@ class CZSLMethod(nn.Module):
 
 
 def primitive_indices(method: CZSLMethod, space: CompositionSpace) -> Tensor:
-    """Return ``space.pair_indices`` on the method's device, checked against its primitives.
+    """Return `space.pair_indices` on the method's device, checked against its primitives.
 
     Args:
         method: whose attribute and object tables will be indexed.

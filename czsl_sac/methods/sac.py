@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.functional.alignment import feature_similarity
@@ -30,7 +31,7 @@ Schedule = Literal["joint", "staged", "end_to_end"]
 
 @dataclass(frozen=True)
 class BankOptions:
-    """How SAC uses its memory bank; see :class:`~czsl_sac.EntropyMemoryBank`.
+    """How SAC uses its memory bank; see `czsl_sac.EntropyMemoryBank`.
 
     Attributes:
         capacity: N, samples kept per composition.
@@ -49,7 +50,7 @@ class BankOptions:
 
 
 class TextFeatures(NamedTuple):
-    """t_c ``[C, D]``, t_a ``[A, D]`` and t_o ``[O, D]``, of unit norm."""
+    """t_c `[C, D]`, t_a `[A, D]` and t_o `[O, D]`, of unit norm."""
 
     composition: Tensor
     attribute: Tensor
@@ -63,26 +64,26 @@ class TextFeatures(NamedTuple):
 class SAC(CZSLMethod):
     """Sparse alignment closing CLIP's modality gap, in its three stages.
 
-    The rows of Tab. 4 are options: ``alignment="cls", condenser=None, bank=None`` is the
-    baseline; ``alignment="patch_max"`` adds L_base; a condenser with ``alpha=0`` L_base^vac;
-    ``alpha > 0`` L_kl; ``bank=BankOptions(dynamic=False)`` the memory bank; and
-    ``bank=BankOptions()`` its dynamic update.
+    The rows of Tab. 4 are options: `alignment="cls", condenser=None, bank=None` is the
+    baseline; `alignment="patch_max"` adds L_base; a condenser with `alpha=0` L_base^vac;
+    `alpha > 0` L_kl; `bank=BankOptions(dynamic=False)` the memory bank; and
+    `bank=BankOptions()` its dynamic update.
 
     Args:
-        backbone: CLIP, adapted (LoRA) and with ``requires_grad`` set as wanted.
+        backbone: CLIP, adapted (LoRA) and with `requires_grad` set as wanted.
         space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: ``"patch_max"`` (Eq. 2), ``"cls"`` (Eq. 1), or an alignment head.
+        alignment: `"patch_max"` (Eq. 2), `"cls"` (Eq. 1), or an alignment head.
         prompts: θ_c, θ_a and θ_o; None makes them from the backbone's own words.
-        condenser: the condenser; None leaves stage II out; ``"default"`` makes one of 3 blocks.
+        condenser: the condenser; None leaves stage II out; `"default"` makes one of 3 blocks.
         bank: options of the memory bank; None leaves stage III out.
         temperature: τ of the condenser's and the bank's softmax, and of the alignment where a
             name is given; None takes the backbone's own.
         alpha: α of Eq. 8.
         beta: β of Eq. 12.
         gamma: γ of Eq. 12.
-        schedule: ``"joint"``: one loop, L_base trains backbone and prompts, L_vac the condenser
-            alone (Eq. 11 with the ownership of Alg. 1); ``"staged"``: Alg. 1's two loops;
-            ``"end_to_end"``: one loop, nothing detached but p_sa in Eq. 7.
+        schedule: `"joint"`: one loop, L_base trains backbone and prompts, L_vac the condenser
+            alone (Eq. 11 with the ownership of Alg. 1); `"staged"`: Alg. 1's two loops;
+            `"end_to_end"`: one loop, nothing detached but p_sa in Eq. 7.
 
     Raises:
         ValueError: an option is unknown or out of range, or there is a bank but no condenser.
@@ -148,25 +149,20 @@ class SAC(CZSLMethod):
             self.stages = (schedule,)
 
     def text_features(self, pairs: Tensor) -> TextFeatures:
-        """Return unit text features of ``pairs`` ``[C, 2]`` and of all attributes and objects."""
-        features = (
-            self.prompts.compositions(pairs),
-            self.prompts.attributes(),
-            self.prompts.objects(),
-        )
-        return TextFeatures(*(nn.functional.normalize(f, dim=-1) for f in features))
+        """Return unit text features of `pairs` `[C, 2]` and of all attributes and objects."""
+        return TextFeatures(*(F.normalize(feature, dim=-1) for feature in self.prompts(pairs)))
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
-        """Return the losses of Eq. 3 to 8 and their total (Eq. 11), as far as ``stage`` has them.
+        """Return the losses of Eq. 3 to 8 and their total (Eq. 11), as far as `stage` has them.
 
         Args:
-            images: ``[B, 3, H, W]``, normalised.
-            targets: index into ``space.pairs`` of each image, ``[B]``; seen compositions only.
-            stage: one of :attr:`stages`.
+            images: `[B, 3, H, W]`, normalised.
+            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
+            stage: one of `stages`.
 
         Returns:
-            Scalars: ``composition``, ``attribute``, ``object`` (Eq. 4), ``vac`` (Eq. 6),
-            ``distillation`` (Eq. 7) and ``total``.
+            Scalars: `composition`, `attribute`, `object` (Eq. 4), `vac` (Eq. 6),
+            `distillation` (Eq. 7) and `total`.
 
         Raises:
             ValueError: the stage is not one of this schedule, or a target is unseen.
@@ -197,7 +193,7 @@ class SAC(CZSLMethod):
         return losses
 
     def parameter_groups(self, stage: str) -> list[ParameterGroup]:
-        """Return backbone, prompts and aligner as ``"base"``, the condenser by itself."""
+        """Return backbone, prompts and aligner as `"base"`, the condenser by itself."""
         condenser = [] if self.condenser is None else list(self.condenser.parameters())
         own = {id(p) for p in condenser}
         base = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
@@ -221,7 +217,7 @@ class SAC(CZSLMethod):
         has it; its label is not looked at.
 
         Args:
-            batches: training images without augmentation, each ``[B, 3, H, W]``.
+            batches: training images without augmentation, each `[B, 3, H, W]`.
         """
         if self.bank_options is None or self.condenser is None:
             return
@@ -233,22 +229,22 @@ class SAC(CZSLMethod):
             self.memory.update(feature, composition_probabilities(logits, 1.0))
 
     def memory_state(self) -> dict[str, Tensor]:
-        """Return the state of the bank that :meth:`fill_memory` filled, or nothing."""
+        """Return the state of the bank that `fill_memory` filled, or nothing."""
         return {} if self.memory is None else self.memory.state_dict()
 
     @torch.no_grad()
     def load_memory_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what :meth:`memory_state` returned."""
+        """Take back what `memory_state` returned."""
         self.memory = None
         if state and self.bank_options is not None:
             self.memory = self.new_bank(self.text_features(self.seen_pairs).composition)
             self.memory.load_state_dict(state)
 
     def new_bank(self, text: Tensor) -> EntropyMemoryBank:
-        """Return an empty bank over the compositions whose text features are ``text`` ``[C, D]``.
+        """Return an empty bank over the compositions whose text features are `text` `[C, D]`.
 
         Raises:
-            ValueError: the method was made with ``bank=None``.
+            ValueError: the method was made with `bank=None`.
         """
         if self.bank_options is None:
             raise ValueError("bank is None for this method: pass bank=BankOptions() to have one.")
@@ -262,12 +258,12 @@ class SAC(CZSLMethod):
         )
 
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> "SACPredictor":
-        """Return a predictor over ``space``; its bank starts from what :meth:`fill_memory` stored.
+        """Return a predictor over `space`; its bank starts from what `fill_memory` stored.
 
         Args:
             space: the compositions to score.
             stage: None uses all three stages of SAC. During training the memory bank, which has
-                no weights, is left out, and in stage ``"align"`` so is the condenser.
+                no weights, is left out, and in stage `"align"` so is the condenser.
         """
         return SACPredictor(self, space, stage)
 
@@ -284,7 +280,7 @@ class SACPredictor(Predictor):
     Args:
         method: a trained SAC.
         space: the compositions to score.
-        stage: see :meth:`SAC.predictor`.
+        stage: see `SAC.predictor`.
 
     Attributes:
         bank: the memory bank of this stream, or None.
@@ -307,7 +303,7 @@ class SACPredictor(Predictor):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return p̂(c|x) ``[B, C]`` of images ``[B, 3, H, W]``, then update a dynamic bank."""
+        """Return p̂(c|x) `[B, C]` of images `[B, 3, H, W]`, then update a dynamic bank."""
         method = self.method
         tokens = method.backbone.encode_image(images)
         sa = PathProbabilities(

@@ -16,7 +16,7 @@ class ZeroShotCLIP(CZSLMethod):
     Args:
         backbone: CLIP.
         space: attributes, objects and compositions.
-        alignment: ``"cls"`` (Eq. 1, the published way), ``"patch_max"`` (Eq. 2), or a head.
+        alignment: `"cls"` (Eq. 1, the published way), `"patch_max"` (Eq. 2), or a head.
         template: words before the attribute.
 
     Example:
@@ -46,7 +46,7 @@ class ZeroShotCLIP(CZSLMethod):
         )
 
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
-        """Return a predictor over ``space``, with one text feature a composition."""
+        """Return a predictor over `space`, with one text feature a composition."""
         primitive_indices(self, space)
         return _ZeroShotPredictor(self, space)
 
@@ -65,5 +65,5 @@ class _ZeroShotPredictor(Predictor):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return logits ``[B, C]``."""
+        """Return logits `[B, C]`."""
         return self.method.aligner(self.method.backbone.encode_image(images), self.text)

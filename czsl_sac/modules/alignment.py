@@ -43,7 +43,7 @@ class Aligner(nn.Module):
             self.temperature = temperature
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """Return logits s/τ, ``[B, C]``; the arguments are those of :meth:`similarity`."""
+        """Return logits s/τ, `[B, C]`; the arguments are those of `similarity`."""
         return self.similarity(tokens, text) / self.temperature
 
     @overload
@@ -62,13 +62,13 @@ class Aligner(nn.Module):
         """Return the similarities, and on request the winning tokens.
 
         Args:
-            tokens: ``[B, T, D]``, the class token first.
-            text: ``[C, D]``, or ``[B, C, D]`` for texts that depend on the image.
+            tokens: `[B, T, D]`, the class token first.
+            text: `[C, D]`, or `[B, C, D]` for texts that depend on the image.
             return_indices: also return which token won.
 
         Returns:
-            s ``[B, C]`` in [−1, 1]; with ``return_indices`` also indices into the T tokens
-            given, ``[B, C]`` int64 (0 is the class token).
+            s `[B, C]` in [−1, 1]; with `return_indices` also indices into the T tokens
+            given, `[B, C]` int64 (0 is the class token).
 
         Raises:
             ValueError: a shape does not fit, or indices are asked of a reduction other than
@@ -85,7 +85,7 @@ class Aligner(nn.Module):
         return values, indices
 
     def _align(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return values ``[B, C]`` and winning tokens, of unit tokens and unit text."""
+        """Return values `[B, C]` and winning tokens, of unit tokens and unit text."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -96,19 +96,19 @@ class PatchMaxAligner(Aligner):
     """Sparse alignment: each text meets the one token that fits it best (Eq. 2).
 
     Tokens and texts are l2-normalised inside. The other reductions of Tab. 5 replace the
-    maximum by a weighted mean of the similarities: equal weights (``"mean"``), a softmax over
-    a linear layer's score of each token (``"linear"``), or the attention of a learnable query
-    (``"attention"``, mean over heads).
+    maximum by a weighted mean of the similarities: equal weights (`"mean"`), a softmax over
+    a linear layer's score of each token (`"linear"`), or the attention of a learnable query
+    (`"attention"`, mean over heads).
 
     Args:
         temperature: τ of Eq. 3; a tensor or parameter is accepted.
-        reduction: ``"max"``, ``"mean"``, ``"attention"`` or ``"linear"``.
-        tokens: ``"all"`` takes the class token into the reduction, as Eq. 2 does;
-            ``"patches"`` leaves it out.
-        impl: implementation of the maximum, see :func:`czsl_sac.patch_max`.
+        reduction: `"max"`, `"mean"`, `"attention"` or `"linear"`.
+        tokens: `"all"` takes the class token into the reduction, as Eq. 2 does;
+            `"patches"` leaves it out.
+        impl: implementation of the maximum, see `czsl_sac.patch_max`.
         class_weight: W of Fig. 4: (1 − W)·SA + W·[CLS] on the similarities.
-        dim: D, needed by ``"attention"`` and ``"linear"``, which have weights of their own.
-        num_heads: heads of ``"attention"``; None takes ``max(1, dim // 64)``.
+        dim: D, needed by `"attention"` and `"linear"`, which have weights of their own.
+        num_heads: heads of `"attention"`; None takes `max(1, dim // 64)`.
 
     Raises:
         ValueError: an option is unknown, out of range or missing.
@@ -194,13 +194,13 @@ class AttentionScores(nn.Module):
 
     Args:
         dim: D.
-        num_heads: heads, a divisor of D; None takes ``max(1, dim // 64)``.
+        num_heads: heads, a divisor of D; None takes `max(1, dim // 64)`.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``.
+        ValueError: `num_heads` does not divide `dim`.
 
     Shape:
-        tokens ``[B, T, D]`` → ``[B, T, heads]``.
+        tokens `[B, T, D]` → `[B, T, heads]`.
 
     Example:
         >>> AttentionScores(dim=8, num_heads=2)(torch.zeros(3, 5, 8)).shape
@@ -218,7 +218,7 @@ class AttentionScores(nn.Module):
         self.key_proj = nn.Linear(dim, dim, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return scores ``[B, T, heads]`` of tokens ``[B, T, D]``."""
+        """Return scores `[B, T, heads]` of tokens `[B, T, D]`."""
         heads, head_dim = self.query.shape
         keys = self.key_proj(tokens).unflatten(-1, (heads, head_dim))
         return (keys * self.query).sum(dim=-1) * head_dim**-0.5
@@ -227,8 +227,8 @@ class AttentionScores(nn.Module):
 class ClassTokenAligner(Aligner):
     """CLIP's standard alignment: the class token alone meets every text (Eq. 1).
 
-    The same interface as :class:`PatchMaxAligner`, so that ``alignment="cls"`` and
-    ``alignment="patch_max"`` differ in this one part.
+    The same interface as `PatchMaxAligner`, so that `alignment="cls"` and
+    `alignment="patch_max"` differ in this one part.
 
     Args:
         temperature: τ of Eq. 1; a tensor or parameter is accepted.
@@ -256,12 +256,12 @@ def build_aligner(
     class_weight: float = 0.0,
     dim: int | None = None,
 ) -> Aligner:
-    """Return the alignment head that a method's ``alignment=`` argument names.
+    """Return the alignment head that a method's `alignment=` argument names.
 
     Args:
-        alignment: ``"patch_max"`` (Eq. 2) or ``"cls"`` (Eq. 1).
+        alignment: `"patch_max"` (Eq. 2) or `"cls"` (Eq. 1).
         temperature: τ.
-        reduction: see :class:`PatchMaxAligner`; read with ``"patch_max"`` alone.
+        reduction: see `PatchMaxAligner`; read with `"patch_max"` alone.
         tokens: likewise.
         class_weight: likewise.
         dim: likewise.

@@ -18,15 +18,15 @@ class VisualCondenser(nn.Module):
     Args:
         dim: D, size of the tokens.
         num_blocks: K.
-        num_heads: H, a divisor of ``dim``; None takes ``max(1, dim // 64)``.
+        num_heads: H, a divisor of `dim`; None takes `max(1, dim // 64)`.
         mlp_ratio: hidden size of the feed-forward network over D.
         dropout: probability, on the outputs of attention and of the feed-forward network.
 
     Raises:
-        ValueError: a size is not positive, or ``num_heads`` does not divide ``dim``.
+        ValueError: a size is not positive, or `num_heads` does not divide `dim`.
 
     Shape:
-        tokens ``[B, T, D]`` → v_q ``[B, D]`` of unit norm (, attention ``[B, T]``).
+        tokens `[B, T, D]` → v_q `[B, D]` of unit norm (, attention `[B, T]`).
 
     Example:
         >>> condenser = VisualCondenser(dim=128, num_blocks=2)
@@ -68,15 +68,15 @@ class VisualCondenser(nn.Module):
         """Return v_q, and on request where the last block looked.
 
         Args:
-            tokens: ``[B, T, D]``, the class token first.
+            tokens: `[B, T, D]`, the class token first.
             return_attention: also return the attention of the last block, mean over heads.
 
         Returns:
-            v_q ``[B, D]``, unit norm; with ``return_attention`` also ``[B, T]``, rows summing
+            v_q `[B, D]`, unit norm; with `return_attention` also `[B, T]`, rows summing
             to one.
 
         Raises:
-            ValueError: tokens is not ``[B, T, D]`` with D = ``dim`` and T ≥ 1.
+            ValueError: tokens is not `[B, T, D]` with D = `dim` and T ≥ 1.
         """
         if tokens.dim() != 3 or tokens.shape[1] == 0 or tokens.shape[2] != self.dim:
             raise ValueError(
@@ -104,8 +104,8 @@ class CondenserBlock(nn.Module):
         dropout: probability, on both outputs.
 
     Shape:
-        feature ``[B, D]``, normed tokens ``[B, T, D]`` → feature ``[B, D]``, attention
-        ``[B, H, T]``.
+        feature `[B, D]`, normed tokens `[B, T, D]` → feature `[B, D]`, attention
+        `[B, H, T]`.
 
     Example:
         >>> block = CondenserBlock(dim=8, num_heads=2, mlp_ratio=4.0, dropout=0.0)
@@ -129,7 +129,7 @@ class CondenserBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, feature: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the refined feature ``[B, D]`` and the attention ``[B, H, T]``."""
+        """Return the refined feature `[B, D]` and the attention `[B, H, T]`."""
         batch, dim = feature.shape
         head_dim = dim // self.num_heads
         query = self.query_proj(self.norm_query(feature)).view(batch, self.num_heads, head_dim)

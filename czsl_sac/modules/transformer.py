@@ -85,13 +85,24 @@ class ResidualAttentionBlock(nn.Module):
         width: size of a token, W.
         num_heads: heads of the attention.
         activation: between the two layers of the MLP, whose hidden size is 4 W.
+        dropout: probability of zeroing a hidden unit of the MLP in training.
 
     Raises:
         ValueError: if `activation` is unknown.
+
+    Attributes:
+        attn_adapter: None, or a module beside the attention: it maps x [B, n, W] to [B, n, W],
+            which is added too; see `czsl_sac.backbones.adaptformer`.
+        mlp_adapter: likewise beside the MLP.
     """
 
     def __init__(
-        self, width: int, num_heads: int, *, activation: Activation = "quick_gelu"
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        activation: Activation = "quick_gelu",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if activation not in _ACTIVATIONS:
@@ -101,19 +112,23 @@ class ResidualAttentionBlock(nn.Module):
         self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, num_heads)
         self.ln_2 = nn.LayerNorm(width)
+        hidden: dict[str, nn.Module] = {"gelu": _ACTIVATIONS[activation]()}
+        if dropout:
+            hidden["drop"] = nn.Dropout(dropout)
         self.mlp = nn.Sequential(
             OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
-                gelu=_ACTIVATIONS[activation](),
-                c_proj=nn.Linear(4 * width, width),
+                c_fc=nn.Linear(width, 4 * width), **hidden, c_proj=nn.Linear(4 * width, width)
             )
         )
+        self.attn_adapter: nn.Module | None = None
+        self.mlp_adapter: nn.Module | None = None
 
     def forward(self, x: Tensor, *, is_causal: bool = False) -> Tensor:
         """Maps tokens [B, n, W] to tokens [B, n, W]."""
-        x = x + self.attn(self.ln_1(x), is_causal=is_causal)
-        x = x + self.mlp(self.ln_2(x))
-        return x
+        added = self.attn(self.ln_1(x), is_causal=is_causal)
+        x = x + (added if self.attn_adapter is None else added + self.attn_adapter(x))
+        added = self.mlp(self.ln_2(x))
+        return x + (added if self.mlp_adapter is None else added + self.mlp_adapter(x))
 
 
 class Transformer(nn.Module):
@@ -164,10 +179,17 @@ class Transformer(nn.Module):
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.resblocks:
             if recompute:
-                # The blocks draw no random numbers: there is no generator state to keep.
                 x = checkpoint(
-                    block, x, is_causal=is_causal, use_reentrant=False, preserve_rng_state=False
+                    block,
+                    x,
+                    is_causal=is_causal,
+                    use_reentrant=False,
+                    preserve_rng_state=_has_dropout(block),  # costs time: only where needed
                 )
             else:
                 x = block(x, is_causal=is_causal)
         return x
+
+
+def _has_dropout(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Dropout) for part in module.modules())

@@ -138,6 +138,13 @@ class SoftPrompts(nn.Module):
         """Encodes all objects as features [O, D], not normalised."""
         return self._encode("object", self._vectors()[1].unsqueeze(1))
 
+    def embed_compositions(self, pairs: Tensor) -> Tensor:
+        """Gives the prompts of `pairs` [K, 2] as token embeddings [K, n, W], the last at EOT.
+
+        For methods that run the tower themselves; `compositions` does both.
+        """
+        return self._embed_pairs(pairs, *self._vectors())
+
     def extra_repr(self) -> str:
         contexts, length, _ = self.context.shape
         return (
@@ -153,27 +160,36 @@ class SoftPrompts(nn.Module):
         )
 
     def _encode_pairs(self, pairs: Tensor, attributes: Tensor, objects: Tensor) -> Tensor:
+        return self._run_tower(self._embed_pairs(pairs, attributes, objects))
+
+    def _encode(self, branch: _Branch, primitives: Tensor) -> Tensor:
+        return self._run_tower(self._embed(branch, primitives))
+
+    def _run_tower(self, embeddings: Tensor) -> Tensor:
+        prompts, length, _ = embeddings.shape
+        eot = torch.full((prompts,), length - 1, device=embeddings.device)
+        return self.tower.encode_embeddings(embeddings, eot)
+
+    def _embed_pairs(self, pairs: Tensor, attributes: Tensor, objects: Tensor) -> Tensor:
         if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
             raise ValueError(
                 "pairs must be integers of shape [K, 2], attribute index and object index, got "
                 f"{pairs.dtype} of shape {list(pairs.shape)}"
             )
         attribute, object_ = pairs.to(attributes.device).unbind(1)
-        return self._encode(
+        return self._embed(
             "composition", torch.stack([attributes[attribute], objects[object_]], dim=1)
         )
 
-    def _encode(self, branch: _Branch, primitives: Tensor) -> Tensor:
-        """Encodes [SOT, context, primitives, EOT] for primitives [P, 1 or 2, W]."""
+    def _embed(self, branch: _Branch, primitives: Tensor) -> Tensor:
+        """Embeds [SOT, context, primitives, EOT] for primitives [P, 1 or 2, W]."""
         prompts = len(primitives)
         start, end = self.tower.embed(self.ends).to(self.context.dtype)
         context = self.context[_BRANCHES.index(branch) if len(self.context) > 1 else 0]
         prefix = torch.cat([start.unsqueeze(0), context])
-        embeddings = torch.cat(
+        return torch.cat(
             [prefix.expand(prompts, -1, -1), primitives, end.expand(prompts, 1, -1)], dim=1
         )
-        eot = torch.full((prompts,), embeddings.shape[1] - 1, device=embeddings.device)
-        return self.tower.encode_embeddings(embeddings, eot)
 
 
 def _embed(tower: TextTower, ids: Sequence[int]) -> Tensor:

@@ -107,15 +107,7 @@ class TextTower(nn.Module):
             ValueError: if `embeddings` is not [P, n, W] with n ≤ `context_length`, or `eot` is
                 not [P].
         """
-        if embeddings.dim() != 3 or embeddings.shape[-1] != self.width:
-            raise ValueError(
-                f"embeddings must have shape [P, n, {self.width}], got {list(embeddings.shape)}"
-            )
-        if embeddings.shape[1] > self.context_length:
-            raise ValueError(
-                f"embeddings has {embeddings.shape[1]} tokens a prompt, the tower takes at most "
-                f"{self.context_length}: shorten the prompts"
-            )
+        self._check_embeddings(embeddings)
         if eot.shape != embeddings.shape[:1]:
             raise ValueError(
                 f"eot must hold one position for each of the {embeddings.shape[0]} prompts, got "
@@ -147,15 +139,47 @@ class TextTower(nn.Module):
             ids = ids[:, : int(eot.max()) + 1]
         return self.encode_embeddings(self.embed(ids), eot)
 
+    def states(self, embeddings: Tensor) -> Tensor:
+        """Gives the state of every token, which `project` turns into features.
+
+        For methods that work on whole prompts, as DFSP does. Nothing is chunked here.
+
+        Args:
+            embeddings: [P, n, W], as for `encode_embeddings`.
+
+        Returns:
+            States [P, n, W], before `ln_final`.
+
+        Raises:
+            ValueError: if `embeddings` is not [P, n, W] with n ≤ `context_length`.
+        """
+        self._check_embeddings(embeddings)
+        positions = self.positional_embedding[: embeddings.shape[1]]
+        return self.transformer(embeddings.to(positions.dtype) + positions, is_causal=True)
+
+    def project(self, states: Tensor) -> Tensor:
+        """Maps states [..., W] to features [..., D]: `ln_final`, then `text_projection`."""
+        return self.ln_final(states) @ self.text_projection
+
     def extra_repr(self) -> str:
         return f"context_length={self.context_length}, chunk_size={self.chunk_size}"
 
+    def _check_embeddings(self, embeddings: Tensor) -> None:
+        if embeddings.dim() != 3 or embeddings.shape[-1] != self.width:
+            raise ValueError(
+                f"embeddings must have shape [P, n, {self.width}], got {list(embeddings.shape)}"
+            )
+        if embeddings.shape[1] > self.context_length:
+            raise ValueError(
+                f"embeddings has {embeddings.shape[1]} tokens a prompt, the tower takes at most "
+                f"{self.context_length}: shorten the prompts"
+            )
+
     def _encode(self, embeddings: Tensor, eot: Tensor) -> Tensor:
-        positions = self.positional_embedding[: embeddings.shape[1]]
-        states = self.transformer(embeddings.to(positions.dtype) + positions, is_causal=True)
+        states = self.states(embeddings)
         rows = torch.arange(states.shape[0], device=states.device)
         # Only the state at end-of-text is wanted, so the norm sees that one alone.
-        return self.ln_final(states[rows, eot]) @ self.text_projection
+        return self.project(states[rows, eot])
 
     def _encode_recomputed(self, embeddings: Tensor, eot: Tensor) -> Tensor:
         return checkpoint(

@@ -19,8 +19,8 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
         config: which CLIP, and what of it learns.
 
     Returns:
-        The backbone; ``requires_grad`` is set on LoRA's parameters alone, on the whole vision
-        tower (``"full"``), or nowhere.
+        The backbone; `requires_grad` is set on LoRA's parameters alone, on the whole vision
+        tower (`"full"`), or nowhere.
 
     Raises:
         ValueError: the name is unknown.
@@ -50,7 +50,7 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
         backbone: who will look at it.
 
     Raises:
-        ValueError: the data set needs ``data_root``.
+        ValueError: the data set needs `data_root`.
         FileNotFoundError: the data set is not there.
     """
     if config.dataset == "scenes":
@@ -83,9 +83,9 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
 def build_method(
     config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace
 ) -> CZSLMethod:
-    """Return the method that the configuration names, on ``backbone`` and ``space``.
+    """Return the method that the configuration names, on `backbone` and `space`.
 
-    Parameters are initialised from ``config.seed``.
+    Parameters are initialised from `config.seed`.
 
     Args:
         config: the run.

@@ -1,8 +1,8 @@
 """Checkpoints of a run: written whole or not at all, read without running code.
 
-A run folder holds ``last.pt`` (everything that continues the run), ``best.safetensors`` (the
-trained weights of the best epoch), ``memory.safetensors`` (the memory bank filled from the
-training images with those weights), ``config.json`` and ``metrics.jsonl``.
+A run folder holds `last.pt` (everything that continues the run), `best.safetensors` (the
+trained weights of the best epoch), `memory.safetensors` (the memory bank filled from the
+training images with those weights), `config.json` and `metrics.jsonl`.
 """
 
 import json
@@ -19,11 +19,11 @@ from torch import Tensor
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a temporary file beside ``path``, then rename it to ``path``.
+    """Let `write` make a temporary file beside `path`, then rename it to `path`.
 
     Args:
         path: the file to make or replace.
-        write: receives the temporary path. If it fails, ``path`` stays as it was.
+        write: receives the temporary path. If it fails, `path` stays as it was.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -54,7 +54,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read tensors that :func:`save_tensors` wrote.
+    """Read tensors that `save_tensors` wrote.
 
     Args:
         path: the file.
@@ -83,7 +83,7 @@ def save_progress(path: Path, progress: dict[str, Any]) -> None:
 
 
 def load_progress(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_progress` wrote, tensors on the CPU; runs no code from the file.
+    """Read what `save_progress` wrote, tensors on the CPU; runs no code from the file.
 
     Args:
         path: the file.

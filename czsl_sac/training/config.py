@@ -183,9 +183,10 @@ class TrainConfig:
     Raises:
         ValueError: If an option is out of its range, or two options contradict each other.
 
-    >>> config = TrainConfig(model=ModelConfig(alignment="cls"), seed=1)
-    >>> TrainConfig.from_dict(config.to_dict()) == config
-    True
+    Examples:
+        >>> config = TrainConfig(model=ModelConfig(alignment="cls"), seed=1)
+        >>> TrainConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     data: DataConfig = field(default_factory=DataConfig)

@@ -29,13 +29,13 @@ LAST, BEST, MEMORY, METRICS = "last.pt", "best.safetensors", "memory.safetensors
 
 @dataclass
 class Progress:
-    """How far a run has come: what ``last.pt`` holds besides weights and optimiser.
+    """How far a run has come: what `last.pt` holds besides weights and optimiser.
 
     Attributes:
         stage: index of the stage to continue with.
         epoch: epochs of that stage that have ended.
         best_auc: best validation AUC of that stage so far.
-        records: one record per epoch, as in ``metrics.jsonl``.
+        records: one record per epoch, as in `metrics.jsonl`.
     """
 
     stage: int = 0
@@ -55,7 +55,7 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a method and leave it with the weights of its best epoch by validation AUC.
 
-    After every epoch ``last.pt`` holds all that continues the run; an epoch that was interrupted
+    After every epoch `last.pt` holds all that continues the run; an epoch that was interrupted
     is done again with the same random numbers, so that a resumed run ends where an uninterrupted
     one does. A stage starts from the best weights of the stage before.
 
@@ -65,7 +65,7 @@ def fit(
         config: the run.
         run_dir: where checkpoints and metrics go.
         accelerator: device, precision and processes.
-        resume: continue from ``last.pt`` where there is one.
+        resume: continue from `last.pt` where there is one.
 
     Returns:
         One record per epoch: stage, epoch, mean training losses, validation result, seconds.
@@ -103,7 +103,7 @@ def fit(
                     "stage": stage,
                     "epoch": epoch + 1,
                     "losses": losses,
-                    "val": {**result.headline(), "protocol": result.protocol},
+                    "val": result.to_dict(),
                     "seconds": round(perf_counter() - start, 2),
                 }
             )
@@ -121,7 +121,10 @@ def fit(
                     },
                 )
                 save_metrics(run_dir / METRICS, progress.records)
-                tqdm.write(_epoch_line(progress.records[-1], trainer.epochs))
+                tqdm.write(
+                    f"{stage} {epoch + 1}/{trainer.epochs}: loss {losses['total']:.3f}, "
+                    f"val {result}, {progress.records[-1]['seconds']:.0f} s"
+                )
         accelerator.wait_for_everyone()
         method.load_trained_state(load_tensors(run_dir / BEST))
     return progress.records
@@ -192,14 +195,14 @@ class _StageTrainer:
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return optimiser and schedule for ``last.pt``."""
+        """Return optimiser and schedule for `last.pt`."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Take back what `state` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
 
@@ -239,12 +242,3 @@ def _learning_rate(optim: OptimConfig, group: str) -> float:
     if group == "condenser" and optim.condenser_lr is not None:
         return optim.condenser_lr
     return optim.lr
-
-
-def _epoch_line(record: dict[str, Any], epochs: int) -> str:
-    val = record["val"]
-    return (
-        f"{record['stage']} {record['epoch']}/{epochs}: loss {record['losses']['total']:.3f}, "
-        f"val S {100 * val['seen']:.1f} U {100 * val['unseen']:.1f} HM {100 * val['hm']:.1f} "
-        f"AUC {100 * val['auc']:.2f} ({val['protocol']} protocol), {record['seconds']:.0f} s"
-    )

@@ -1,6 +1,6 @@
 """A run: train from a configuration into a folder, and evaluate that folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -31,7 +31,7 @@ class RunSummary:
 
     Attributes:
         run_dir: its folder.
-        records: one record per epoch, as in ``metrics.jsonl``.
+        records: one record per epoch, as in `metrics.jsonl`.
         test: result of the best epoch's weights on the test split, exact protocol.
         seconds: time of this call.
     """
@@ -43,7 +43,7 @@ class RunSummary:
 
 
 def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSummary:
-    """Train into ``run_dir``, fill the memory bank, and evaluate on the test split.
+    """Train into `run_dir`, fill the memory bank, and evaluate on the test split.
 
     Args:
         config: the run.
@@ -54,7 +54,7 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSum
         Records and test result.
 
     Raises:
-        FileExistsError: the folder already holds a run and ``resume`` is False.
+        FileExistsError: the folder already holds a run and `resume` is False.
         FileNotFoundError: there is nothing to resume, or the data is not there.
         ValueError: the configuration, the data or a checkpoint does not fit.
     """
@@ -87,18 +87,28 @@ def evaluate(
     split: Literal["val", "test"] = "test",
     protocol: Protocol = "exact",
     checkpoint: Literal["best", "last"] = "best",
+    bank: Literal["off", "train", "dynamic"] | None = None,
+    beta: float | None = None,
+    gamma: float | None = None,
 ) -> CZSLResult:
     """Evaluate a run on a split.
 
-    The memory bank comes from the run's ``memory.safetensors``; where the checkpoint is
-    ``"last"``, or the run was stopped before the bank was saved, it is filled anew from the
+    What only inference reads, `bank`, `beta` and `gamma`, may differ from the configuration that
+    the run was trained with: the rows of Tab. 4 that add the bank need no training, and β and γ
+    can be chosen on validation.
+
+    The memory bank comes from the run's `memory.safetensors`; where the checkpoint is
+    `"last"`, or the run was stopped before the bank was saved, it is filled anew from the
     training images.
 
     Args:
-        run_dir: folder that :func:`train` wrote.
-        split: ``"val"`` or ``"test"``.
-        protocol: ``"exact"`` or ``"legacy"``.
-        checkpoint: ``"best"`` by validation AUC, or ``"last"``.
+        run_dir: folder that `train` wrote.
+        split: `"val"` or `"test"`.
+        protocol: `"exact"` or `"legacy"`.
+        checkpoint: `"best"` by validation AUC, or `"last"`.
+        bank: instead of the run's own; None keeps it.
+        beta: β of Eq. 12, likewise.
+        gamma: γ of Eq. 12, likewise.
 
     Returns:
         S, U, HM, AUC and the rest.
@@ -108,6 +118,9 @@ def evaluate(
         ValueError: the checkpoint does not fit the configuration.
     """
     config = TrainConfig.load(run_dir / CONFIG)
+    changes: dict[str, Any] = {"bank": bank, "beta": beta, "gamma": gamma}
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = replace(config, model=replace(config.model, **given))
     accelerator = _accelerator(config)
     method, data = _build(config, accelerator)
     if checkpoint == "best":
@@ -116,8 +129,9 @@ def evaluate(
         method.load_trained_state(load_progress(run_dir / LAST)["weights"])
     method.eval()
     with accelerator.autocast():
-        if checkpoint == "best" and (run_dir / MEMORY).is_file():
-            method.load_memory_state(load_tensors(run_dir / MEMORY))
+        memory = load_tensors(run_dir / MEMORY) if (run_dir / MEMORY).is_file() else {}
+        if checkpoint == "best" and memory:
+            method.load_memory_state(memory)
         else:
             method.fill_memory(training_images(data, config, accelerator))
     return _score(method, data, split, config, accelerator, protocol)

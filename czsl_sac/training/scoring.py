@@ -20,11 +20,11 @@ def candidate_space(data: CZSLData, split: str) -> tuple[CompositionSpace, torch
 
     Args:
         data: the data set.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        split: `"train"`, `"val"` or `"test"`.
 
     Returns:
         The space of the candidates (the split's own compositions and the seen ones), and for
-        each composition of ``data.space`` its index there, or -1; ``[C]``, int64.
+        each composition of `data.space` its index there, or -1; `[C]`, int64.
     """
     mask = data.candidates(split)
     chosen = [pair for pair, wanted in zip(data.space.pairs, mask.tolist(), strict=True) if wanted]
@@ -50,11 +50,11 @@ def evaluate_method(
     Args:
         method: on the accelerator's device; left in evaluation mode.
         data: the data set.
-        split: ``"val"`` or ``"test"``.
+        split: `"val"` or `"test"`.
         accelerator: device, precision and processes.
         batch_size: images per batch and process.
         num_workers: processes that read images.
-        protocol: ``"exact"`` or ``"legacy"``.
+        protocol: `"exact"` or `"legacy"`.
         stage: during training, the stage that the method is in; None uses all of it.
 
     Returns:

@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Up to this many similarities (B·T·C) ``auto`` takes the plain expression: it is as fast there
 # (docs/kernels.md, "The rule of auto"), and what it holds for the backward pass is small.
-SMALL = {"cpu": 2**16, "cuda": 2**22}
+SMALL = {"cpu": 2**17, "cuda": 2**22}
 
 
 def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Benchmarks of the toolkit: ``python -m benchmarks NAME [options]``."""

@@ -1,0 +1,71 @@
+"""`czsl-sac info`: versions, devices and kernels, to paste into a report of a problem."""
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from czsl_sac._version import __version__
+from czsl_sac.cli.options import parse_options
+
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WORLD_SIZE")
+_REQUIRED = (
+    *("torch", "torchvision", "openai-clip", "loralib", "numpy", "scipy", "pandas", "tabulate"),
+    *("pillow", "tqdm", "safetensors", "accelerate", "tyro"),
+)
+_OPTIONAL = ("triton", "matplotlib", "open_clip_torch", "setuptools")
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Show versions, devices, and which implementation of patch_max runs on each device."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Its options; there are none but help.
+    """
+    if parse_options(InfoOptions, "info", arguments) is None:
+        return 0
+    rows = [("czsl-sac", __version__), ("python", platform.python_version())]
+    rows += [("system", platform.platform())]
+    rows += [(package, _version(package)) for package in _REQUIRED + _OPTIONAL]
+    rows += _devices()
+    rows += [(name, os.environ[name]) for name in _VARIABLES if name in os.environ]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed" + (" (optional)" if package in _OPTIONAL else "")
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    import torch
+
+    yield "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    yield "patch_max on cpu", _rule("cpu")
+    if not torch.cuda.is_available():
+        yield "cuda", "no device"
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = device.total_memory / 2**30
+        capability = f"{device.major}.{device.minor}"
+        yield f"cuda:{index}", f"{device.name}, {memory:.0f} GiB, compute capability {capability}"
+    yield "cuda version", str(torch.version.cuda)
+    yield "patch_max on cuda", _rule("cuda")
+
+
+def _rule(device: str) -> str:
+    from czsl_sac.kernels.dispatch import SMALL
+
+    return f"reference up to B·T·C = {SMALL[device]:,}, chunked above"

@@ -1,0 +1,28 @@
+"""Evaluation: the seen-unseen evaluator, open-world feasibility, the modality gap."""
+
+from czsl_sac.evaluation.evaluator import CZSLEvaluator
+from czsl_sac.evaluation.feasibility import (
+    Feasibility,
+    feasibility_scores,
+    mask_infeasible,
+    threshold_grid,
+)
+from czsl_sac.evaluation.modality_gap import (
+    ModalityGap,
+    modality_gap_l2,
+    relative_modality_gap,
+)
+from czsl_sac.evaluation.result import CZSLResult
+from czsl_sac.evaluation.word_vectors import read_word_vectors
+
+__all__ = [
+    "CZSLEvaluator",
+    "CZSLResult",
+    "Feasibility",
+    "ModalityGap",
+    "feasibility_scores",
+    "mask_infeasible",
+    "modality_gap_l2",
+    "relative_modality_gap",
+    "threshold_grid",
+]

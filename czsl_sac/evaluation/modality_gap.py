@@ -1,0 +1,190 @@
+"""The modality gap between image and text features: RMG and L2M, from sums alone."""
+
+import torch
+from torch import Tensor
+
+
+class ModalityGap:
+    """Gathers what the modality gap needs from batches of image features.
+
+    With unit vectors x_i (N images), y_j (M texts), m(i) the text of image i, and
+    d(a, b) = (1 - cos(a, b)) / 2:
+
+        RMG = D_match / (D_match + (D_image + D_text) / 2),   in [0, 1]
+        D_match = mean over i of d(x_i, y_m(i))
+        D_image = mean over i ≠ j of d(x_i, x_j);   D_text = mean over i ≠ j of d(y_i, y_j)
+        L2M = ‖mean of x - mean of y‖,   in [0, 2]
+
+    (RMG: Schrodi et al., ICLR 2025; L2M: Liang et al., NeurIPS 2022.) The mean cosine of all pairs
+    of unit vectors is (‖Σx‖² - N) / (N(N - 1)), so Σx, Σy and Σ cos(x_i, y_m(i)) are enough: no
+    N×N matrix. The sums are float64. Unlike the authors' code, which puts 0.001 for a D_match of
+    0, perfectly matched features give an RMG of 0.
+
+    Args:
+        text_features: `[M, D]`, the unique texts, for CZSL one of each composition; repeating a
+            text for each of its images would give another number. L2-normalised inside.
+
+    Raises:
+        ValueError: fewer than two texts, or a zero or non-finite vector.
+
+    Example:
+        >>> gap = ModalityGap(torch.eye(2))
+        >>> gap.update(torch.tensor([[3.0, 4.0], [4.0, 3.0]]), torch.tensor([1, 0]))
+        >>> round(gap.relative(), 4), round(gap.l2(), 4)
+        (0.2778, 0.2828)
+    """
+
+    def __init__(self, text_features: Tensor) -> None:
+        text = _unit(text_features, "text_features")
+        if len(text) < 2:
+            raise ValueError(
+                f"text_features has {len(text)} rows: the spread of texts needs at least two."
+            )
+        self._text = text
+        self._image_sum = torch.zeros(text.shape[1], dtype=torch.float64)
+        self._match_sum = torch.zeros((), dtype=torch.float64)
+        self._images = torch.zeros((), dtype=torch.int64)
+
+    def update(self, image_features: Tensor, match: Tensor) -> None:
+        """Takes a batch of images.
+
+        Args:
+            image_features: `[B, D]`; L2-normalised inside.
+            match: `[B]` integer, row of `text_features` that belongs to each image.
+
+        Raises:
+            TypeError: `match` is not integer.
+            ValueError: shapes that do not fit, a row outside the texts, a zero or non-finite
+                vector.
+        """
+        image = _unit(image_features, "image_features")
+        if image.shape[1] != self._text.shape[1]:
+            raise ValueError(
+                f"image_features have {image.shape[1]} dimensions, text_features "
+                f"{self._text.shape[1]}: give features of the joint space."
+            )
+        if match.is_floating_point() or match.dtype == torch.bool:
+            raise TypeError(f"match is {match.dtype}: give integer rows of text_features.")
+        match = match.detach().cpu().long()
+        if match.shape != (len(image),):
+            raise ValueError(
+                f"match has shape {list(match.shape)}: give [{len(image)}], one text an image."
+            )
+        if bool(((match < 0) | (match >= len(self._text))).any()):
+            raise ValueError(f"match holds a row outside the {len(self._text)} texts.")
+        self._image_sum += image.sum(0)
+        self._match_sum += (image * self._text[match]).sum()
+        self._images += len(image)
+
+    def relative(self) -> float:
+        """Returns the relative modality gap, RMG.
+
+        Raises:
+            ValueError: fewer than two images, or all features are one and the same point.
+        """
+        if self._images < 2:
+            raise ValueError(
+                f"{int(self._images)} images so far: the spread of images needs at least two."
+            )
+        match = _distance(self._match_sum / self._images)
+        spread = (
+            _spread(self._image_sum, int(self._images))
+            + _spread(self._text.sum(0), len(self._text))
+        ) / 2
+        if match + spread == 0:
+            raise ValueError(
+                "image_features and text_features are one and the same point: the gap is undefined."
+            )
+        return float(match / (match + spread))
+
+    def l2(self) -> float:
+        """Returns the distance of the two means, L2M.
+
+        Raises:
+            ValueError: there is no image.
+        """
+        if self._images < 1:
+            raise ValueError("no image so far: call update() first.")
+        return float((self._image_sum / self._images - self._text.mean(0)).norm())
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the sums over images, to be added up over processes."""
+        return {"image": self._image_sum, "match": self._match_sum, "images": self._images}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Replaces the sums over images by those that `state` returned, possibly added up."""
+        self._image_sum = state["image"].cpu().double()
+        self._match_sum = state["match"].cpu().double()
+        self._images = state["images"].cpu().long()
+
+
+def relative_modality_gap(image_features: Tensor, text_features: Tensor, match: Tensor) -> float:
+    """Computes the relative modality gap, RMG in [0, 1]; for the formula see `ModalityGap`.
+
+    Args:
+        image_features: `[N, D]`, N ≥ 2.
+        text_features: `[M, D]`, the unique texts, M ≥ 2.
+        match: `[N]` integer, row of `text_features` that belongs to each image.
+
+    Raises:
+        TypeError: `match` is not integer.
+        ValueError: shapes that do not fit, a zero or non-finite vector, N or M below 2.
+
+    Example:
+        >>> two = torch.eye(2)
+        >>> relative_modality_gap(two, two, torch.tensor([0, 1]))
+        0.0
+        >>> relative_modality_gap(two, two, torch.tensor([1, 0]))
+        0.5
+    """
+    gap = ModalityGap(text_features)
+    gap.update(image_features, match)
+    return gap.relative()
+
+
+def modality_gap_l2(image_features: Tensor, text_features: Tensor) -> float:
+    """Computes the distance of the mean unit image and text features, L2M in [0, 2].
+
+    Args:
+        image_features: `[N, D]`.
+        text_features: `[M, D]`, the unique texts.
+
+    Raises:
+        ValueError: shapes that do not fit, no row, a zero or non-finite vector.
+
+    Example:
+        >>> modality_gap_l2(torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))
+        2.0
+    """
+    image, text = _unit(image_features, "image_features"), _unit(text_features, "text_features")
+    if image.shape[1] != text.shape[1] or not len(image) or not len(text):
+        raise ValueError(
+            f"image_features {list(image.shape)} and text_features {list(text.shape)} must each "
+            "have a row and the same number of dimensions."
+        )
+    return float((image.mean(0) - text.mean(0)).norm())
+
+
+def _unit(features: Tensor, argument: str) -> Tensor:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(
+            f"{argument} is {features.dtype} of shape {list(features.shape)}: give floating point "
+            "rows [N, D]."
+        )
+    features = features.detach().cpu().double()
+    norms = features.norm(dim=1)
+    wrong = ~((norms > 0) & norms.isfinite())
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{argument} row {int(wrong.nonzero()[0])} is zero or not finite: it has no direction."
+        )
+    return features / norms[:, None]
+
+
+def _distance(cosine: Tensor) -> Tensor:
+    return ((1 - cosine) / 2).clamp(min=0)  # rounding may leave -1e-17
+
+
+def _spread(total: Tensor, count: int) -> Tensor:
+    """Returns the mean distance of all pairs of `count` unit vectors that add up to `total`."""
+    return _distance((total @ total - count) / (count * (count - 1)))

@@ -1,0 +1,76 @@
+"""Attention of one set of tokens to another, whose keys and values can be made once."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["CrossAttention", "KeysValues"]
+
+
+class KeysValues(NamedTuple):
+    """What queries attend to, `[..., H, T, W / H]` each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a context, with a projection of the output.
+
+    Keys and values are made apart from the attention, so that one context serves queries that
+    come in chunks.
+
+    Args:
+        width: W, size of queries, context and output.
+        num_heads: H, a divisor of W; None takes `max(1, width // 64)`.
+        qkv_bias: whether the projections of queries, keys and values have a bias; that of the
+            output always has.
+
+    Raises:
+        ValueError: `num_heads` does not divide `width`.
+
+    Shape:
+        query `[..., n, W]`, context `[..., T, W]` → `[..., n, W]`; leading sizes broadcast.
+
+    Example:
+        >>> attention = CrossAttention(8, num_heads=2)
+        >>> context = attention.keys_values(torch.zeros(3, 5, 8))
+        >>> attention(torch.zeros(4, 8), context).shape
+        torch.Size([3, 4, 8])
+    """
+
+    def __init__(self, width: int, num_heads: int | None = None, *, qkv_bias: bool = False) -> None:
+        super().__init__()
+        heads = max(1, width // 64) if num_heads is None else num_heads
+        if heads < 1 or width % heads:
+            raise ValueError(
+                f"num_heads is {heads} but must divide width = {width}: pass num_heads explicitly."
+            )
+        self.num_heads = heads
+        self.q_proj = nn.Linear(width, width, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, width, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, width, bias=qkv_bias)
+        self.out_proj = nn.Linear(width, width)
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """Return the keys and values of a context `[..., T, W]`."""
+        return KeysValues(self._heads(self.k_proj(context)), self._heads(self.v_proj(context)))
+
+    def forward(self, query: Tensor, context: KeysValues) -> Tensor:
+        """Return what queries `[..., n, W]` gather, `[..., n, W]`."""
+        queries = self._heads(self.q_proj(query))
+        leading = torch.broadcast_shapes(queries.shape[:-2], context.keys.shape[:-2])
+        gathered = F.scaled_dot_product_attention(
+            queries.expand(*leading, -1, -1),
+            context.keys.expand(*leading, -1, -1),
+            context.values.expand(*leading, -1, -1),
+        )
+        return self.out_proj(gathered.transpose(-3, -2).flatten(-2))
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}"

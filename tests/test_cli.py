@@ -1,0 +1,217 @@
+"""The command line: options reach the configuration, mistakes are one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from czsl_sac.cli import evaluate, main, train
+from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.presets import PRESETS
+
+
+def config_of(*arguments: str) -> TrainConfig:
+    options = train.parse(list(arguments))
+    assert options is not None
+    return options.config
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a refused command prints, checked to be one line on stderr with exit code 2."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("czsl-sac: error: ")
+    assert printed.err.count("\n") == 1
+    assert printed.err.endswith("\n")
+    return printed.err.removeprefix("czsl-sac: error: ").rstrip("\n")
+
+
+def test_a_preset_is_the_default_of_every_option() -> None:
+    assert config_of() == PRESETS["scenes"]
+    for name, config in PRESETS.items():
+        assert config_of("--preset", name) == config_of(f"--preset={name}") == config
+
+
+def test_options_change_a_preset_whatever_their_order() -> None:
+    options = train.parse(
+        ["--alignment", "cls", "--seed", "1", "--run-dir", "a/b", "--preset", "scenes"]
+    )
+    assert options is not None
+    assert (options.config.model.alignment, options.config.seed) == ("cls", 1)
+    assert (options.run_dir, options.resume) == (Path("a/b"), False)
+    changed = options.config.to_dict()
+    changed["model"]["alignment"], changed["seed"] = "patch_max", 0
+    assert TrainConfig.from_dict(changed) == PRESETS["scenes"]
+
+
+def test_options_of_every_kind_reach_their_field() -> None:
+    config = config_of(
+        *("--preset", "mit-states", "--data-root", "/data/mit", "--backbone", "ViT-B/32"),
+        *("--lora-targets", "q", "v", "--lora-layers", "10", "11", "--temperature", "0.02"),
+        *("--no-condense", "--bank", "off", "--lr", "1e-3", "--condenser-lr", "None"),
+        *("--schedule", "end_to_end", "--lora_alpha", "2"),
+    )
+    assert config.data.data_root == Path("/data/mit")
+    assert (config.backbone.backbone, config.backbone.lora_alpha) == ("ViT-B/32", 2.0)
+    assert (config.backbone.lora_targets, config.backbone.lora_layers) == (("q", "v"), (10, 11))
+    assert (config.model.temperature, config.model.condense) == (0.02, False)
+    assert (config.optim.lr, config.optim.condenser_lr) == (1e-3, None)
+    assert config.optim.schedule == "end_to_end"
+    assert config.optim.epochs == PRESETS["mit-states"].optim.epochs
+
+
+def test_evaluate_takes_the_run_and_its_three_choices() -> None:
+    options = evaluate.parse(["some/run", "--split", "val", "--protocol", "legacy"])
+    assert options == evaluate.EvaluateOptions(Path("some/run"), "val", "legacy", "best")
+    assert evaluate.parse(["r"]) == evaluate.EvaluateOptions(Path("r"), "test", "exact", "best")
+
+
+def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None:
+    saved = config_of("--preset", "scenes", "--beta", "0.25", "--epochs", "3")
+    saved.save(tmp_path / "config.json")
+    assert config_of("--resume", "--run-dir", str(tmp_path)) == saved
+    longer = config_of("--run-dir", str(tmp_path), "--epochs", "9", "--resume")
+    assert (longer.model.beta, longer.optim.epochs) == (0.25, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian': did you mean train?"),
+        (["--alignment"], "unknown command '--alignment': known are train, evaluate, info"),
+        (
+            ["train", "--alignmnt", "cls"],
+            "Unrecognized options: --alignmnt, cls; did you mean --al",
+        ),
+        (["train", "--preset", "scenez"], "unknown preset 'scenez': did you mean scenes?"),
+        (["train", "--preset", "x"], "unknown preset 'x': known are scenes, ut-zappos, mit-states"),
+        (["train", "--preset"], "Missing value for argument '--preset'."),
+        (
+            ["train", "--lr", "fast"],
+            "Error parsing --lr: could not convert string to float: 'fast'",
+        ),
+        (["train", "--alignment", "max"], "invalid choice 'max' for argument '--alignment'."),
+        (["train", "--beta", "2"], "beta must be at most 1, got 2.0 (czsl-sac train --help"),
+        (["train", "--seed", "-1"], "seed must be at least 0, got -1"),
+        (["train", "--no-condense"], 'bank is "dynamic" but condense is off'),
+        (["train", "stray"], "Unrecognized options: stray"),
+        (["train", "--resume"], "--resume needs the folder of the run to continue: add --run-dir"),
+        (["train", "--resume", "--run-dir", "nowhere"], "no configuration at nowhere/config.json"),
+        (["train", "--resume", "--preset", "cgqa"], "so --preset cannot be given too"),
+        (["train", "--preset", "cgqa", "--backbone", "tiny"], "data_root is missing"),
+        (["train", "--backbone", "nowhere/clip.pt"], "nowhere/clip.pt"),
+        (["evaluate"], "Missing from czsl-sac evaluate: PATH Folder of the run."),
+        (["evaluate", "nowhere"], "no configuration at nowhere/config.json"),
+        (["evaluate", "r", "--protocl", "legacy"], "--protocl, legacy; did you mean --protocol?"),
+        (["info", "--verbose"], "Unrecognized options: --verbose"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a run folder would be made, had the mistake gone through
+    assert message in complaint(capsys, *arguments)
+
+
+def test_several_processes_need_a_named_run_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "--run-dir DIR" in complaint(capsys, "train")
+
+
+def test_traceback_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "nowhere", "--traceback"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback (most recent call last):")
+    assert "FileNotFoundError: no configuration at nowhere" in printed
+
+
+@pytest.mark.parametrize("colours", [False, True])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_help_and_mistakes_read_well_on_any_terminal(encoding: str, colours: bool) -> None:
+    environment = {"PYTHONIOENCODING": encoding, "COLUMNS": "50", "PATH": "/usr/bin:/bin"}
+    if colours:
+        environment["FORCE_COLOR"] = "1"
+    wrong, right = (
+        subprocess.run(
+            [sys.executable, "-m", "czsl_sac", "train", option],
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for option in ("--alignmnt", "--help")
+    )
+    assert wrong.returncode == 2
+    assert wrong.stderr == (
+        "czsl-sac: error: Unrecognized options: --alignmnt; did you mean --alignment? "
+        "(czsl-sac train --help lists the options)\n"
+    )
+    assert right.returncode == 0
+    assert "--retrieval-temperature" in right.stdout
+
+
+def test_help_shows_the_values_of_the_preset_and_loads_no_torch() -> None:
+    code = (
+        "import sys; from czsl_sac.cli import main; "
+        "code = main(['train', '--preset', 'mit-states', '--help']); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.replace("│", " ").split())
+    assert "Samples N that the bank keeps per composition. (default: 24)" in words
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["-h"]) == main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in ("train", "evaluate", "info"))
+
+
+def test_info_names_versions_devices_and_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert torch.__version__ in printed
+    assert f"{torch.get_num_threads()} threads" in printed
+    assert "patch_max" in printed
+
+
+def test_train_resume_and_evaluate_a_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--images-per-pair", "1", "--num-blocks", "1", "--run-dir", "run"]
+    assert main(["train", "--preset", "scenes", *small, "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "test split, best epoch" in printed
+    assert "transductive" in printed
+    assert "czsl-sac evaluate run" in printed
+    assert TrainConfig.load(Path("run/config.json")).data.images_per_pair == 1
+
+    assert "run already holds a run" in complaint(capsys, "train", *small)
+
+    assert main(["train", "--resume", "--run-dir", "run", "--epochs", "2"]) == 0
+    lines = Path("run/metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--split", "test", "--protocol", "legacy"]) == 0
+    assert "legacy" in capsys.readouterr().out
+
+    wider = TrainConfig.load(Path("run/config.json")).to_dict()
+    wider["backbone"]["lora_rank"] += 1
+    TrainConfig.from_dict(wider).save(Path("run/config.json"))
+    assert "lora_A" in complaint(capsys, "evaluate", "run")

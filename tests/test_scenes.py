@@ -1,0 +1,280 @@
+"""The generated scenes: what they promise of their images, splits and words."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from czsl_sac.backbones.openai import OpenAITokenizer
+from czsl_sac.data import Scenes
+from czsl_sac.data.scenes import OBJECTS, mask_boxes
+from czsl_sac.data.scenes_drawing import (
+    ATTRIBUTES,
+    COLOURS,
+    MAX_DISTRACTORS,
+    TEXTURES,
+    Uniforms,
+    draw_scenes,
+    scene_keys,
+)
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return Scenes()
+
+
+def drawn(clutter, n=96, *, objects=None, distractor=0, seed=0):
+    """n scenes of fixed labels, all distractors alike."""
+    places = torch.arange(n)
+    labels = torch.stack([places % 12, places // 12 % 12], 1)
+    if objects is not None:
+        labels[:, 1] = objects
+    distractors = torch.full((n, MAX_DISTRACTORS, 2), distractor)
+    return draw_scenes(
+        scene_keys(seed, 0, places), labels, distractors, torch.full((n,), clutter), 64
+    )
+
+
+# ---- determinism
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 959), min_size=1, max_size=70), st.sampled_from(SPLITS))
+def test_an_item_is_the_same_alone_and_in_any_batch(indices, name):
+    dataset = Scenes(clutter=0.8).split(name)
+    items = dataset.__getitems__(indices)
+    for place in {0, len(indices) // 2, len(indices) - 1}:
+        image, target = dataset[indices[place]]
+        assert torch.equal(image, items[place][0])
+        assert target == items[place][1]
+
+
+def test_workers_and_torch_seeds_change_nothing(scenes):
+    dataset = scenes.split("val")
+    torch.manual_seed(1)
+    here = next(iter(DataLoader(dataset, batch_size=100)))
+    torch.manual_seed(2)
+    there = next(iter(DataLoader(dataset, batch_size=100, num_workers=1)))
+    assert torch.equal(here[0], there[0])
+    assert torch.equal(here[1], there[1])
+    assert torch.equal(here[1], dataset.targets[:100])
+
+
+def test_seeds_and_splits_give_other_images(scenes):
+    images = [scenes.split(name)[0][0] for name in SPLITS] + [Scenes(seed=1).split("train")[0][0]]
+    for i, image in enumerate(images):
+        for other in images[:i]:
+            assert (image - other).abs().mean() > 0.1
+
+
+def test_images_stay_those_that_the_tiny_clip_was_pretrained_on(scenes):
+    # a change of the drawing calls for new weights: these sums were taken when they were made
+    images = scenes.draw(3, torch.arange(32), torch.arange(32) * 4).images
+    expected = torch.tensor([0.53559, 0.50894, 0.50898])
+    torch.testing.assert_close(images.mean((0, 2, 3)), expected, atol=2e-5, rtol=0)
+
+
+def test_uniform_numbers():
+    numbers = Uniforms(scene_keys(3, 1, torch.arange(500)), purpose=0)
+    first, second = numbers(40), numbers(2, 20)
+    assert first.shape == (500, 40)
+    assert second.shape == (500, 2, 20)
+    both = torch.cat([first, second.flatten(1)], 1)
+    assert 0 <= both.min()
+    assert both.max() < 1
+    assert both.unique().numel() > 0.99 * both.numel()
+    assert abs(both.mean() - 0.5) < 0.01
+    assert abs(both.var() - 1 / 12) < 0.002
+    assert both.T.corrcoef().fill_diagonal_(0).abs().max() < 0.25
+    other = Uniforms(scene_keys(3, 1, torch.arange(500)), purpose=1)(40)
+    assert torch.stack([first.flatten(), other.flatten()]).corrcoef()[0, 1].abs() < 0.03
+
+
+# ---- splits
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_split_is_balanced_and_disjoint(split_seed):
+    scenes = Scenes(split_seed=split_seed)
+    train, val, test = (set(scenes.pairs[name]) for name in SPLITS)
+    unseen_val, unseen_test = val - train, test - train
+    assert (len(train), len(val), len(test)) == (96, 48, 48)
+    assert (len(unseen_val), len(unseen_test)) == (24, 24)
+    assert not unseen_val & unseen_test
+    assert not val & test
+    assert len(train | val | test) == len(scenes.space) == 144
+    for pairs, times in ((train, 8), (unseen_val, 2), (unseen_test, 2)):
+        for position, names in enumerate((ATTRIBUTES, OBJECTS)):
+            counts = [sum(pair[position] == name for pair in pairs) for name in names]
+            assert counts == [times] * 12
+    assert set(scenes.space.seen) == train
+
+
+def test_space_counts_as_the_drawing_does(scenes):
+    assert scenes.space.attributes == ATTRIBUTES
+    assert scenes.space.objects == OBJECTS
+    assert Scenes(seed=5).space == scenes.space
+    assert Scenes(split_seed=5).space != scenes.space
+
+
+@pytest.mark.parametrize(("name", "images", "pairs"), [("train", 96 * 3, 96), ("val", 48 * 2, 48)])
+def test_sizes_and_candidates(name, images, pairs):
+    scenes = Scenes(images_per_pair=3, eval_images_per_pair=2)
+    dataset = scenes.split(name)
+    assert len(dataset) == images
+    counts = dataset.targets.bincount(minlength=144)
+    assert set(counts.tolist()) == {0, images // pairs}
+    candidates = scenes.candidates(name)
+    assert int(candidates.sum()) == (96 if name == "train" else 120)
+    assert candidates[dataset.targets].all()
+    assert candidates[scenes.space.seen_mask].all()
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_distractors_are_seen_and_share_nothing_with_the_label(scenes, name):
+    dataset = scenes.split(name)
+    keys = scene_keys(0, SPLITS.index(name), torch.arange(len(dataset)))
+    distractors = scenes.distractors(keys, dataset.targets)
+    assert scenes.space.seen_mask[distractors].all()
+    small = scenes.space.pair_indices[distractors]
+    assert (small != scenes.space.pair_indices[dataset.targets][:, None]).all()
+    assert distractors.unique().numel() == 96  # all of them occur
+
+
+# ---- pictures
+
+
+def test_clutter_shrinks_the_labelled_object_and_fills_the_rest():
+    shares, others = [], []
+    for clutter in (0.0, 0.25, 0.5, 0.75, 1.0):
+        scene, again = drawn(clutter, distractor=0), drawn(clutter, distractor=7)
+        shares.append(float(scene.masks.mean()))
+        others.append(float((scene.images != again.images).any(1).float().mean()))
+    assert shares == sorted(shares, reverse=True)
+    assert others == sorted(others)
+    assert others[0] == 0
+    assert shares[0] > 2 * shares[-1]
+    assert shares[-1] > 0.08
+    assert others[-1] > 0.1
+
+
+def test_outside_its_mask_the_labelled_object_changes_nothing():
+    one, two = drawn(0.5, objects=3), drawn(0.5, objects=10)
+    outside = (one.masks == 0) & (two.masks == 0)
+    difference = (one.images - two.images).abs().amax(1)
+    assert difference[outside].max() == 0
+    assert difference[~outside].mean() > 0.05
+
+
+def test_colours_are_near_their_word_and_textures_near_none(scenes):
+    targets = torch.arange(144).repeat(4)
+    scene = Scenes(clutter=0.2).draw(5, torch.arange(len(targets)), targets)
+    inside = (scene.masks == 1).unsqueeze(1)
+    # the median is the body's colour, not the rim's
+    median = torch.where(inside, scene.images, torch.nan).flatten(2).nanmedian(2).values
+    palette = torch.tensor(list(COLOURS.values()))
+
+    def chroma(colour):
+        return colour / colour.norm(dim=-1, keepdim=True)
+
+    nearest = (chroma(median) @ chroma(palette).T).argmax(1)
+    attributes = [ATTRIBUTES[a] for a in scenes.space.pair_indices[targets, 0].tolist()]
+    words = list(COLOURS)
+    hits = [words[n] == a for n, a in zip(nearest.tolist(), attributes, strict=True) if a in words]
+    assert sum(hits) / len(hits) > 0.95
+    for texture in TEXTURES:
+        found = {
+            words[n] for n, a in zip(nearest.tolist(), attributes, strict=True) if a == texture
+        }
+        assert len(found) >= 5
+
+
+def test_masks_and_boxes_fit_the_dataset(scenes):
+    dataset = scenes.split("test")
+    masks = dataset.masks(range(64))
+    assert masks.shape == (64, 64, 64)
+    share = masks.float().mean((1, 2))
+    assert share.min() > 0.03
+    assert share.max() < 0.5
+    boxes = mask_boxes(masks)
+    sides = torch.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]])
+    assert sides.min() >= 14
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 6))
+def test_boxes_equal_a_loop(seed, height, width):
+    masks = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) < 0.3
+    masks[:, height // 2, width // 2] = True
+    for mask, box in zip(masks, mask_boxes(masks).tolist(), strict=True):
+        rows = [y for y in range(height) if mask[y].any()]
+        columns = [x for x in range(width) if mask[:, x].any()]
+        assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+def test_augmentation_mirrors_about_half(scenes):
+    plain = scenes.split("train").__getitems__(range(100))
+    torch.manual_seed(0)
+    augmented = scenes.split("train", augment=True).__getitems__(range(100))
+    mirrored = 0
+    for (image, target), (other, other_target) in zip(plain, augmented, strict=True):
+        assert target == other_target
+        flipped = torch.equal(image.flip(-1), other)
+        assert flipped or torch.equal(image, other)
+        mirrored += flipped
+    assert 30 < mirrored < 70
+
+
+@pytest.mark.parametrize("size", [32, 64, 97, 224])
+def test_sizes_of_images(size):
+    image, _ = Scenes(image_size=size, clutter=1.0).split("val")[3]
+    assert image.shape == (3, size, size)
+    assert image.isfinite().all()
+
+
+def test_normalisation_is_the_backbones_choice():
+    plain = Scenes(mean=(0, 0, 0), std=(1, 1, 1)).split("val")[5][0]
+    assert 0 <= plain.min()
+    assert plain.max() <= 1
+    other = Scenes(mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0)).split("val")[5][0]
+    expected = torch.stack([(plain[0] - 0.1) / 0.5, plain[1] - 0.2, (plain[2] - 0.3) / 2])
+    torch.testing.assert_close(other, expected)
+
+
+# ---- words and mistakes
+
+
+def test_every_word_is_one_token_of_clip():
+    tokenizer = OpenAITokenizer()
+    assert {name: len(tokenizer.encode(name)) for name in (*ATTRIBUTES, *OBJECTS)} == dict.fromkeys(
+        (*ATTRIBUTES, *OBJECTS), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clutter": 1.2}, r"clutter must lie in \[0, 1\], got 1.2"),
+        ({"image_size": 16}, "image_size must be at least 32 pixels, got 16"),
+        ({"images_per_pair": 0}, "images_per_pair must be at least 1, got 0"),
+        ({"eval_images_per_pair": 0}, "eval_images_per_pair must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Scenes(**options)
+
+
+def test_wrong_split_and_index(scenes):
+    with pytest.raises(ValueError, match="name must be 'train', 'val' or 'test', got 'dev'"):
+        scenes.split("dev")
+    with pytest.raises(ValueError, match="name must be 'train', 'val' or 'test', got 'all'"):
+        scenes.candidates("all")
+    with pytest.raises(IndexError, match="index 960 is out of range for 960 items"):
+        scenes.split("val")[960]
+    assert torch.equal(scenes.split("val")[-1][0], scenes.split("val")[959][0])

@@ -1,0 +1,195 @@
+"""The standard layout: splits, candidates, counts and what is said when something is wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from czsl_sac.data.standard import SPLIT, TAB7_COUNTS, StandardLayout, image_transform
+
+FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"
+LOOK = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+PAIRS = {
+    "train": ["ripe apple", "unripe mango", "ripe mango"],
+    "val": ["unripe apple", "ripe apple"],
+    "test": ["old mango", "ripe mango"],
+}
+RECORDS = [
+    ("ripe apple", "train"),
+    ("unripe mango", "train"),
+    ("unripe apple", "val"),
+    ("ripe apple", "val"),
+    ("old mango", "test"),
+    ("ripe mango", "holdout"),  # neither train nor val: test
+    ("NA mango", "train"),
+    ("ripe apple", "NA"),
+    ("old apple", "test"),  # a pair of no list
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / SPLIT).mkdir()
+    for split, pairs in PAIRS.items():
+        (tmp_path / SPLIT / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
+    records = []
+    for number, (pair, split) in enumerate(RECORDS):
+        attribute, obj = pair.split()
+        path = Path("images") / pair.replace(" ", "_") / f"{number}.jpg"
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L" if number == 0 else "RGB", (60, 40), 25 * number).save(tmp_path / path)
+        records.append(
+            {
+                "image": str(path.relative_to("images")),
+                "attr": attribute,
+                "obj": obj,
+                "set": split,
+            }
+        )
+    torch.save(records, tmp_path / f"metadata_{SPLIT}.t7")
+    return tmp_path
+
+
+def test_records_go_by_their_set_and_na_is_dropped(root: Path) -> None:
+    data = StandardLayout(root, name="fruit", **LOOK)
+    named = {
+        split: [(path, data.space.pairs[target]) for path, target in records]
+        for split, records in data.records.items()
+    }
+    assert named == {
+        "train": [
+            ("ripe_apple/0.jpg", ("ripe", "apple")),
+            ("unripe_mango/1.jpg", ("unripe", "mango")),
+        ],
+        "val": [
+            ("unripe_apple/2.jpg", ("unripe", "apple")),
+            ("ripe_apple/3.jpg", ("ripe", "apple")),
+        ],
+        "test": [("old_mango/4.jpg", ("old", "mango")), ("ripe_mango/5.jpg", ("ripe", "mango"))],
+    }
+    assert data.space.attributes == ("old", "ripe", "unripe")
+    assert data.space.seen == (("ripe", "apple"), ("ripe", "mango"), ("unripe", "mango"))
+
+
+def test_candidates_are_the_split_and_the_training_pairs(root: Path) -> None:
+    data = StandardLayout(root, name="fruit", **LOOK)
+    for split in PAIRS:
+        wanted = {tuple(p.split()) for p in [*PAIRS[split], *PAIRS["train"]]}
+        chosen = data.candidates(split)
+        assert {p for p, c in zip(data.space.pairs, chosen.tolist(), strict=True) if c} == wanted
+
+
+def test_images_are_resized_cropped_and_normalised(root: Path) -> None:
+    image, target = StandardLayout(root, name="fruit", **LOOK).split("val")[0]
+    assert target == StandardLayout(root, name="fruit", **LOOK).space.index("unripe", "apple")
+    torch.testing.assert_close(
+        image[0], torch.full((32, 32), (50 / 255 - 0.5) / 0.25), atol=0.05, rtol=0
+    )
+    torch.testing.assert_close(image[1:], torch.full((2, 32, 32), -2.0), atol=0.05, rtol=0)
+
+
+def test_gray_images_become_rgb(root: Path) -> None:
+    image, _ = StandardLayout(root, name="fruit", **LOOK).split("train")[0]
+    assert image.shape == (3, 32, 32)
+
+
+def test_augmentation_follows_torch_seed() -> None:
+    picture = Image.linear_gradient("L").convert("RGB")
+    transform = image_transform(32, (0.5,) * 3, (0.25,) * 3, augment=True)
+
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return transform(picture)
+
+    assert torch.equal(draw(3), draw(3))
+    assert not torch.equal(draw(3), draw(4))
+
+
+def test_counts_that_differ_from_the_paper_are_named(root: Path) -> None:
+    with pytest.warns(UserWarning, match=r"attributes 3 instead of 16 \(-13\); objects 2 instead"):
+        data = StandardLayout(root, name="ut-zappos", **LOOK)
+    assert data.counts() == {
+        "attributes": 3,
+        "objects": 2,
+        "seen pairs": 3,
+        "train images": 2,
+        "val seen pairs": 1,
+        "val unseen pairs": 1,
+        "val images": 2,
+        "test seen pairs": 1,
+        "test unseen pairs": 1,
+        "test images": 2,
+    }
+    assert set(TAB7_COUNTS["cgqa"]) == set(data.counts())
+
+
+def test_missing_files_are_named(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no pair list at .*train_pairs.txt"):
+        StandardLayout(root / "images", name="fruit", **LOOK)
+    (root / f"metadata_{SPLIT}.t7").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no metadata at .*natural.t7"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_a_damaged_image_is_named(root: Path) -> None:
+    dataset = StandardLayout(root, name="fruit", **LOOK).split("train")
+    path = root / "images/unripe_mango/1.jpg"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"unripe_mango/1.jpg is missing or no readable image"):
+        dataset[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a pickle", "cannot be read"),
+        ([{"image": "a.jpg"}], "must hold a list of records"),
+        (
+            [{"image": "a.jpg", "attr": "ripe", "obj": "apple", "set": "train"}],
+            "has no val record",
+        ),
+    ],
+)
+def test_damaged_metadata_is_named(root: Path, content: object, message: str) -> None:
+    path = root / f"metadata_{SPLIT}.t7"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_a_line_of_three_words_is_named(root: Path) -> None:
+    (root / SPLIT / "val_pairs.txt").write_text("ripe apple\nvery ripe apple\n")
+    with pytest.raises(ValueError, match=r"val_pairs.txt, line 2 is 'very ripe apple'"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_unknown_split(root: Path) -> None:
+    data = StandardLayout(root, name="fruit", **LOOK)
+    with pytest.raises(ValueError, match="name is 'training'"):
+        data.split("training")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name is 'training'"):
+        data.candidates("training")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")
+def test_real_photographs() -> None:
+    data = StandardLayout(FRUIT, name="fruit-ripeness", **LOOK)
+    assert data.counts() == {
+        "attributes": 3,
+        "objects": 5,
+        "seen pairs": 10,
+        "train images": 1129,
+        "val seen pairs": 10,
+        "val unseen pairs": 2,
+        "val images": 700,
+        "test seen pairs": 10,
+        "test unseen pairs": 3,
+        "test images": 714,
+    }
+    image, _ = data.split("test")[0]
+    assert image.shape == (3, 32, 32)
