@@ -2,13 +2,15 @@
 
 Run from the repository's root:
 
-    python benchmarks/pretrain_tiny_clip.py --steps 4000 --out tiny_clip.safetensors
+    python benchmarks/pretrain_tiny_clip.py --steps 1500 --out tiny_clip.safetensors
 
-Each step draws fresh scenes of seen compositions, of any clutter, and contrasts the class token
-with three captions: "a photo of red car", "a photo of red", "a photo of car" (sometimes with
-another opening). Unseen compositions of split seed 0 occur in no caption and in no image. Images
-come from seeds that the data set does not use by default. Progress is saved as it goes; the same
-command continues after an interruption and ends in the same weights.
+Each step draws fresh scenes of seen compositions and contrasts the class token with three
+captions: "a photo of red car", "a photo of red", "a photo of car" (sometimes with another
+opening). The scenes hold less clutter than the data set's own, as images of the web are plainer
+than those of a task. Unseen compositions of split seed 0 occur in no caption and in no image, and
+the images come from seeds that the data set does not use by default. Progress is saved as it goes;
+the same command continues after an interruption and ends in the same weights. The shipped weights
+took 1,500 steps and 17 minutes on one core.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from czsl_sac.data.protocol import SplitName
 TEMPLATES = ("a photo of", "a photo of", "a picture of", "an image of the", "a drawing of a")
 IMAGE_SEED = 1_000_003  # far from the data set's own seeds 0, 1, 2, ...
 STREAM = 3  # and in a stream of its own, beside those of the three splits
+MAX_CLUTTER = 0.4  # busier scenes are left to fine-tuning
 WARMUP = 200
 MAX_LOGIT_SCALE = math.log(30)  # a sharper τ overfits when fine-tuned on few images
 
@@ -59,7 +62,7 @@ def pretraining_loss(model: CLIPBackbone, scenes: Scenes, step: int, batch: int)
     generator = torch.Generator().manual_seed(step)
     seen = scenes.space.seen_mask.nonzero().flatten()
     targets = seen[torch.randint(len(seen), (batch,), generator=generator)]
-    clutter = torch.rand(batch, generator=generator)
+    clutter = MAX_CLUTTER * torch.rand(batch, generator=generator)
     indices = torch.arange(step * batch, (step + 1) * batch)
     images = scenes.normalise(scenes.draw(STREAM, indices, targets, clutter).images)
     features = F.normalize(model.encode_image(images)[:, 0], dim=-1)
@@ -213,7 +216,7 @@ def pretrain(args: argparse.Namespace) -> CLIPBackbone:
 def main() -> None:
     """Reads the options, pretrains and prints the zero-shot accuracies."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000, help="optimisation steps")
+    parser.add_argument("--steps", type=int, default=1500, help="optimisation steps")
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the images")
@@ -227,7 +230,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     pretrain(args)
     model = tiny_clip(args.out)  # as shipped, in half precision
-    for clutter in (0.25, 0.5, 0.75):
+    for clutter in (0.25, 0.5, 0.75, 1.0):
         print(report(model, Scenes(clutter=clutter), "val"))
     if args.test:
         print(report(model, Scenes(), "test"))

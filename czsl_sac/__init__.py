@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from czsl_sac.functional import PathProbabilities, fuse_predictions
     from czsl_sac.kernels import patch_max
-    from czsl_sac.methods import SAC, BankOptions, ZeroShotCLIP
+    from czsl_sac.methods import CSP, DFSP, SAC, BankOptions, CoOp, Troika, ZeroShotCLIP
     from czsl_sac.modules import (
         ClassTokenAligner,
         EntropyMemoryBank,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from czsl_sac.training.presets import PRESETS, TrainConfig
 
 __all__ = [
+    "CSP",
+    "DFSP",
     "PRESETS",
     "SAC",
     "BankOptions",
@@ -39,6 +41,7 @@ __all__ = [
     "CZSLEvaluator",
     "CZSLResult",
     "ClassTokenAligner",
+    "CoOp",
     "CompositionSpace",
     "EntropyMemoryBank",
     "PatchMaxAligner",
@@ -47,6 +50,7 @@ __all__ = [
     "SoftPrompts",
     "TextTower",
     "TrainConfig",
+    "Troika",
     "VisualCondenser",
     "ZeroShotCLIP",
     "__version__",
@@ -65,7 +69,7 @@ _MODULES = {
     "evaluation": ("CZSLEvaluator", "CZSLResult", "modality_gap_l2", "relative_modality_gap"),
     "functional": ("PathProbabilities", "fuse_predictions"),
     "kernels": ("patch_max",),
-    "methods": ("SAC", "BankOptions", "ZeroShotCLIP"),
+    "methods": ("CSP", "DFSP", "SAC", "BankOptions", "CoOp", "Troika", "ZeroShotCLIP"),
     "modules": ("ClassTokenAligner", "EntropyMemoryBank", "PatchMaxAligner", "VisualCondenser"),
     "space": ("CompositionSpace",),
     "text": ("SoftPrompts", "TextTower"),

@@ -188,6 +188,7 @@ def test_legacy_when_the_last_bias_makes_everything_tie():
     for name, value in reference(published, *case).items():
         assert getattr(result, name) == value, name
     assert result.ties > 0.2
+    assert result.table().split()[7] == "ties"
     assert evaluate(*case).ties == 0
     assert evaluate(*case).unseen > result.unseen
 

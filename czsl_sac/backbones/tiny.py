@@ -51,7 +51,7 @@ class WordTokenizer:
 
     >>> tokenizer = WordTokenizer(("red", "car"), buckets=10, context_length=6)
     >>> tokenizer(["Red car", "shiny_car"]).tolist()
-    [[13, 1, 2, 14, 0, 0], [13, 9, 2, 14, 0, 0]]
+    [[13, 1, 2, 14, 0, 0], [13, 11, 2, 14, 0, 0]]
     """
 
     def __init__(

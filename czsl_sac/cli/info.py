@@ -66,6 +66,18 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 
 def _rule(device: str) -> str:
-    from czsl_sac.kernels.dispatch import SMALL
+    """What `impl="auto"` takes on a device."""
+    import torch
 
-    return f"reference up to B·T·C = {SMALL[device]:,}, chunked above"
+    from czsl_sac.kernels import chunked
+    from czsl_sac.kernels.dispatch import SMALL
+    from czsl_sac.kernels.library import implementation
+
+    above = []
+    for dtype in (torch.float32, torch.bfloat16):
+        serves = implementation("auto", torch.empty(1, 1, 64, dtype=dtype, device=device))
+        above.append("chunked" if serves is chunked else "triton")
+    return (
+        f"reference up to B·T·C = {SMALL[device]:,}; above that {above[0]} in float32, "
+        f"{above[1]} in bfloat16"
+    )

@@ -54,7 +54,7 @@ class Scenes:
             to it.
         image_size: Height and width of the images in pixels, 32 or more.
         clutter: Between 0 and 1: how much of an image its label does not speak of. The more,
-            the smaller the labelled object, the more and larger the others (none at 0, up to 6
+            the smaller the labelled object, the more and larger the others (none at 0, 7 or 8
             at 1), and the busier the background.
         images_per_pair: Training images of each seen composition.
         eval_images_per_pair: Validation and test images of each of their compositions.
@@ -81,7 +81,7 @@ class Scenes:
         *,
         split_seed: int = 0,
         image_size: int = 64,
-        clutter: float = 0.5,
+        clutter: float = 0.75,
         images_per_pair: int = 24,
         eval_images_per_pair: int = 20,
         mean: tuple[float, float, float] = SCENES_MEAN,

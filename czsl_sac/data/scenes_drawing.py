@@ -29,7 +29,7 @@ TEXTURES = ("dotted", "hollow", "plaid", "striped")
 ATTRIBUTES: tuple[str, ...] = tuple(sorted([*COLOURS, *TEXTURES]))
 """The scenes' attributes; `draw_scenes` counts them in this order."""
 
-MAX_DISTRACTORS = 6
+MAX_DISTRACTORS = 8
 
 _MASK = 0xFFFFFFFF
 _REACH = 1.15  # no outline reaches further from its centre, in radii
@@ -245,13 +245,13 @@ def _place(clutter: Tensor, uniforms: Uniforms, size: int) -> tuple[Tensor, ...]
     Those beyond the image's number get radius zero.
     """
     u = uniforms(4)
-    radius = size * (0.37 - 0.12 * clutter) * (0.9 + 0.2 * u[:, 0])
+    radius = size * (0.36 - 0.15 * clutter) * (0.95 + 0.1 * u[:, 0])
     reach = (size - 2 * radius) / 2 + 0.06 * size * clutter
     x = size / 2 + (u[:, 1] * 2 - 1) * reach
     y = size / 2 + (u[:, 2] * 2 - 1) * reach
     K = MAX_DISTRACTORS
     number = (clutter * (K - 1) + 2 * u[:, 3] * (clutter > 0)).floor().clamp(max=K)
-    radii = size * (0.085 + 0.055 * clutter[:, None]) * (0.85 + 0.3 * uniforms(K))
+    radii = size * (0.09 + 0.055 * clutter[:, None]) * (0.85 + 0.25 * uniforms(K))
     radii = radii * (torch.arange(K) < number[:, None])
     candidates = (0.06 + 0.88 * uniforms(K, 8, 2)) * size
     taken = torch.stack([x, y], -1)[:, None]  # [B, standing, 2]

@@ -23,6 +23,7 @@ __all__ = [
     "feasibility_scores",
     "mask_infeasible",
     "modality_gap_l2",
+    "read_word_vectors",
     "relative_modality_gap",
     "threshold_grid",
 ]

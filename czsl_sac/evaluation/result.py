@@ -117,13 +117,15 @@ class CZSLResult:
         return pd.DataFrame({name: [getattr(self, name)] for name in (*names, "threshold")})
 
     def table(self) -> str:
-        """Returns the metrics in percent, named, as a table of one row."""
+        """Returns the metrics in percent as a table of one row; ties are shown if there are any."""
         from tabulate import tabulate
 
         row: dict[str, list[str]] = {"protocol": [self.protocol]}
         row.update({name: [f"{100 * value:.2f}"] for name, value in self._named().items()})
         if self.threshold is not None:
             row["threshold"] = [f"{self.threshold:.4f}"]
+        if self.ties:
+            row["ties"] = [f"{100 * self.ties:.2f}"]
         align = ["left"] + ["right"] * (len(row) - 1)
         return tabulate(row, headers="keys", colalign=align, disable_numparse=True)
 

@@ -1,7 +1,7 @@
-"""The memory bank, written plainly: Eq. 9 (update) and Eq. 10 (prediction) on ``[C, N, D]``.
+"""The memory bank, written plainly: Eq. 9 (update) and Eq. 10 (prediction) on `[C, N, D]`.
 
 Every composition has N slots of D numbers and every image its own C prototypes, so this form
-is for small sizes; it is the reference that :class:`czsl_sac.modules.EntropyMemoryBank`, which
+is for small sizes; it is the reference that `czsl_sac.modules.EntropyMemoryBank`, which
 stores what is there and no more, is tested against.
 """
 
@@ -21,10 +21,10 @@ class MemorySlots(NamedTuple):
     """The slots of all compositions.
 
     Attributes:
-        features: unit vectors, ``[C, N, D]``; zeros where a slot is empty.
-        entropies: T of Eq. 9 in nats, ``[C, N]``; +inf (-inf if permanent) for the text.
-        arrivals: position in the stream of each sample, ``[C, N]`` int64; -1 for the text.
-        valid: which slots are taken, ``[C, N]`` bool.
+        features: unit vectors, `[C, N, D]`; zeros where a slot is empty.
+        entropies: T of Eq. 9 in nats, `[C, N]`; +inf (-inf if permanent) for the text.
+        arrivals: position in the stream of each sample, `[C, N]` int64; -1 for the text.
+        valid: which slots are taken, `[C, N]` bool.
     """
 
     features: Tensor
@@ -37,10 +37,10 @@ def prediction_entropy(probabilities: Tensor) -> Tensor:
     """Return H(p) = -Σ_c p(c) ln p(c), the confidence of Eq. 9.
 
     Args:
-        probabilities: p, ``[..., C]``; 0·ln 0 counts as 0.
+        probabilities: p, `[..., C]`; 0·ln 0 counts as 0.
 
     Returns:
-        ``[...]`` in nats, between 0 and ln C; float32 (float64 for float64 inputs).
+        `[...]` in nats, between 0 and ln C; float32 (float64 for float64 inputs).
 
     Example:
         >>> prediction_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
@@ -55,15 +55,15 @@ def start_memory(
     """Return the bank at its start: every composition holds its text embedding and no sample.
 
     Args:
-        text: ``[C, D]``; l2-normalised here.
+        text: `[C, D]`; l2-normalised here.
         capacity: N, the number of slots per composition, the text's included.
-        text_slot: as for :func:`store_sample`.
+        text_slot: as for `store_sample`.
 
     Returns:
         The slots, the text in slot 0 of each composition.
 
     Raises:
-        ValueError: a shape, the capacity or ``text_slot`` does not fit.
+        ValueError: a shape, the capacity or `text_slot` does not fit.
 
     Example:
         >>> start_memory(torch.tensor([[3.0, 4.0]]), capacity=2).features
@@ -99,19 +99,19 @@ def store_sample(
 
     Args:
         slots: the bank; it is not changed.
-        feature: v_q, ``[D]``; l2-normalised here.
+        feature: v_q, `[D]`; l2-normalised here.
         composition: argmax p_vac.
         entropy: H(p_vac) in nats.
         arrival: position of the sample in the stream, increasing from 0.
-        text_slot: ``"first_replaced"``: the first sample takes the text's slot, later ones the
-            empty slots; ``"until_full"``: empty slots are taken first, then the text's;
-            ``"permanent"``: the text is never replaced and N - 1 slots are left for samples.
+        text_slot: `"first_replaced"`: the first sample takes the text's slot, later ones the
+            empty slots; `"until_full"`: empty slots are taken first, then the text's;
+            `"permanent"`: the text is never replaced and N - 1 slots are left for samples.
 
     Returns:
         The new bank, and whether the sample was stored.
 
     Raises:
-        ValueError: ``text_slot`` is unknown.
+        ValueError: `text_slot` is unknown.
 
     Example:
         >>> slots = start_memory(torch.eye(2), capacity=1)
@@ -153,18 +153,18 @@ def retrieve_prototypes(
     """Return the prototypes p^i = softmax(v·B_iᵀ/τ_mb)·B_i of every image (Eq. 10, right).
 
     Args:
-        features: v_q, ``[B, D]``, as given (unit vectors in the paper).
-        slots: the bank **B**, ``[C, N, D]``; zeros where a slot is empty.
-        valid: which slots are taken, ``[C, N]`` bool, at least one per composition.
+        features: v_q, `[B, D]`, as given (unit vectors in the paper).
+        slots: the bank **B**, `[C, N, D]`; zeros where a slot is empty.
+        valid: which slots are taken, `[C, N]` bool, at least one per composition.
         retrieval_temperature: τ_mb.
-        empty_slots: ``"masked"`` leaves them out of the softmax; ``"zeros"`` lets them take
+        empty_slots: `"masked"` leaves them out of the softmax; `"zeros"` lets them take
             part as zero vectors, which shortens the prototypes.
 
     Returns:
-        ``[B, C, D]``, not normalised.
+        `[B, C, D]`, not normalised.
 
     Raises:
-        ValueError: a shape does not fit, a composition is empty or ``empty_slots`` is unknown.
+        ValueError: a shape does not fit, a composition is empty or `empty_slots` is unknown.
 
     Example:
         >>> slots = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
@@ -208,20 +208,20 @@ def memory_logits(
     """Return v·p^i/τ, the logits of p_mb (Eq. 10, left, before the softmax).
 
     Args:
-        features: v_q, ``[B, D]``; l2-normalised here.
-        slots: the bank **B**, unit vectors, ``[C, N, D]``; zeros where a slot is empty.
-        valid: which slots are taken, ``[C, N]`` bool.
+        features: v_q, `[B, D]`; l2-normalised here.
+        slots: the bank **B**, unit vectors, `[C, N, D]`; zeros where a slot is empty.
+        valid: which slots are taken, `[C, N]` bool.
         retrieval_temperature: τ_mb.
         temperature: τ.
-        empty_slots: as for :func:`retrieve_prototypes`; without effect on normalised
+        empty_slots: as for `retrieve_prototypes`; without effect on normalised
             prototypes, since zero vectors change their length alone.
         normalize_prototypes: whether p^i is l2-normalised.
 
     Returns:
-        ``[B, C]``.
+        `[B, C]`.
 
     Raises:
-        ValueError: as for :func:`retrieve_prototypes`.
+        ValueError: as for `retrieve_prototypes`.
 
     Example:
         >>> slots = start_memory(torch.eye(2), capacity=3)
@@ -257,16 +257,16 @@ def prototype_similarities(
 
     Args:
         similarities: a, inner products of K compositions' slots with B unit vectors,
-            ``[K, N, B]``.
-        taken: which slots are taken, ``[K, N]`` bool, at least one per composition.
+            `[K, N, B]`.
+        taken: which slots are taken, `[K, N]` bool, at least one per composition.
         retrieval_temperature: τ_mb.
-        gram: G, inner products of the slots with each other, ``[K, N, N]``; given, p^i is
+        gram: G, inner products of the slots with each other, `[K, N, N]`; given, p^i is
             normalised. In float32, lengths below 3e-4 drown in rounding.
-        empty: number of zero vectors that take part in the softmax, ``[K]``; without effect on
+        empty: number of zero vectors that take part in the softmax, `[K]`; without effect on
             normalised prototypes.
 
     Returns:
-        ``[K, B]``, cosines if ``gram`` is given.
+        `[K, B]`, cosines if `gram` is given.
 
     Example:
         >>> slots, v = torch.eye(2).unsqueeze(0), torch.tensor([[1.0], [0.0]])

@@ -93,8 +93,8 @@ def tile_shape(tokens: Tensor, compute: torch.dtype) -> tuple[int, int]:
     """Return how many images and how many compositions a tile of similarities holds.
 
     On a CPU about 1024 rows by 512 columns, which stays in cache and keeps the matrix product
-    at its full rate on two threads (docs/kernels.md), wider with more threads. Elsewhere 32 MiB, about what the L2 cache
-    of a data-centre GPU holds.
+    at its full rate on two threads (docs/kernels.md), wider with more threads. Elsewhere 32 MiB,
+    about what the L2 cache of a data-centre GPU holds.
     """
     T = tokens.shape[1]
     if tokens.device.type == "cpu":
@@ -117,7 +117,7 @@ def _product_dtype(tokens: Tensor) -> torch.dtype:
     if tokens.device.type != "cpu" or tokens.dtype not in (torch.bfloat16, torch.float16):
         return tokens.dtype
     # torch.cpu.get_capabilities is not in every supported torch
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     unit = "amx_bf16" if tokens.dtype == torch.bfloat16 else "amx_fp16"
     return tokens.dtype if capabilities.get(unit, False) else torch.float32
 

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+import czsl_sac.kernels.library  # noqa: F401 - registers the operators
 from czsl_sac.functional.alignment import check_tokens_and_text, patch_max_reference
-from czsl_sac.kernels import library
 
 Impl = Literal["auto", "reference", "chunked", "triton"]
 
@@ -52,7 +52,7 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
     tokens, text = _checked(tokens, text, impl)
     if _takes_reference(tokens, text, impl):
         return patch_max_reference(tokens, text)
-    return library.patch_max(tokens, text, impl)
+    return torch.ops.czsl_sac.patch_max(tokens, text, impl)
 
 
 def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Tensor:
@@ -80,7 +80,7 @@ def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Te
     if _takes_reference(tokens, text, impl):
         values = (tokens @ text.mT).amax(dim=1)
         return values if values.dtype == torch.float64 else values.float()
-    return library.patch_max_values(tokens, text, impl)
+    return torch.ops.czsl_sac.patch_max_values(tokens, text, impl)
 
 
 def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:

@@ -1,67 +1,92 @@
 """``patch_max`` as ``torch.library`` operators: fake tensors, autograd, ``torch.compile``.
 
 The operators take ``impl`` in ``"auto" | "chunked" | "triton"`` and settle ``"auto"`` when they
-run, since the choice looks at the hardware.
+run, since the choice looks at the hardware. They are defined schema by schema: the decorator
+``torch.library.custom_op`` imports torch's compiler, and Triton with it, at the first call.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from czsl_sac.kernels import chunked
+from czsl_sac.kernels import chunked, fused
+
+# The dtypes for which the fused kernel uses tensor cores.
+TENSOR_CORE_DTYPES = (torch.bfloat16, torch.float16)
+
+_LIBRARY = torch.library.Library("czsl_sac", "DEF")
 
 
-@torch.library.custom_op("czsl_sac::patch_max", mutates_args=())
+def implementation(impl: str, tokens: Tensor) -> ModuleType:
+    """Return the module that serves ``impl``, with ``forward``, ``grad_tokens``, ``grad_text``.
+
+    Args:
+        impl: ``"auto"``, ``"chunked"`` or ``"triton"``.
+        tokens: ``[B, T, D]``.
+
+    Raises:
+        ValueError: ``"triton"`` cannot serve these tokens.
+    """
+    if impl == "auto" and not (tokens.is_cuda and tokens.dtype in TENSOR_CORE_DTYPES):
+        impl = "chunked"
+    if impl == "chunked":
+        return chunked
+    reason = fused.refusal(tokens)
+    if reason is None:
+        return fused
+    if impl == "triton":
+        raise ValueError(
+            f"impl='triton' cannot serve this call: {reason}; pass impl='auto' or 'chunked'."
+        )
+    return chunked
+
+
 def patch_max(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
     """Values ``[B, C]`` and token indices ``[B, C]`` of the largest inner product."""
-    values, indices = chunked.forward(tokens, text, with_indices=True)
-    assert indices is not None
+    values, indices = implementation(impl, tokens).forward(tokens, text, with_indices=True)
     return values, indices
 
 
-@torch.library.custom_op("czsl_sac::patch_max_values", mutates_args=())
 def patch_max_values(tokens: Tensor, text: Tensor, impl: str) -> Tensor:
     """Values ``[B, C]`` of the largest inner product, without a gradient."""
-    return chunked.forward(tokens, text, with_indices=False)[0]
+    return implementation(impl, tokens).forward(tokens, text, with_indices=False)[0]
 
 
-@torch.library.custom_op("czsl_sac::patch_max_grad_tokens", mutates_args=())
 def patch_max_grad_tokens(
     grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
 ) -> Tensor:
     """Gradient ``[B, T, D]`` of the tokens from the gradient ``[B, C]`` of the values."""
-    return chunked.grad_tokens(grad, indices, tokens, text)
+    return implementation(impl, tokens).grad_tokens(grad, indices, tokens, text)
 
 
-@torch.library.custom_op("czsl_sac::patch_max_grad_text", mutates_args=())
 def patch_max_grad_text(
     grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
 ) -> Tensor:
     """Gradient of the text, in its shape, from the gradient ``[B, C]`` of the values."""
-    return chunked.grad_text(grad, indices, tokens, text)
+    return implementation(impl, tokens).grad_text(grad, indices, tokens, text)
 
 
-@patch_max.register_fake
-def _(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
-    values = patch_max_values_like(tokens, text)
+def _fake(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
+    values = _fake_values(tokens, text, impl)
     return values, torch.empty_like(values, dtype=torch.int64)
 
 
-@patch_max_values.register_fake
-def patch_max_values_like(tokens: Tensor, text: Tensor, impl: str = "auto") -> Tensor:
-    """Return an uninitialised ``[B, C]`` in the dtype of the values."""
+def _fake_values(tokens: Tensor, text: Tensor, impl: str) -> Tensor:
     dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
     return tokens.new_empty((tokens.shape[0], text.shape[-2]), dtype=dtype)
 
 
-@patch_max_grad_tokens.register_fake
-def _(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str) -> Tensor:
+def _fake_grad_tokens(
+    grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
+) -> Tensor:
     return torch.empty_like(tokens, memory_format=torch.contiguous_format)
 
 
-@patch_max_grad_text.register_fake
-def _(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str) -> Tensor:
+def _fake_grad_text(
+    grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
+) -> Tensor:
     return torch.empty_like(text, memory_format=torch.contiguous_format)
 
 
@@ -73,13 +98,32 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Any) ->
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    saved = ctx.saved_tensors
+    ops = torch.ops.czsl_sac
     grad_tokens = grad_text = None
     if ctx.needs_input_grad[0]:
-        grad_tokens = patch_max_grad_tokens(grad, *saved, ctx.impl)
+        grad_tokens = ops.patch_max_grad_tokens(grad, *ctx.saved_tensors, ctx.impl)
     if ctx.needs_input_grad[1]:
-        grad_text = patch_max_grad_text(grad, *saved, ctx.impl)
+        grad_text = ops.patch_max_grad_text(grad, *ctx.saved_tensors, ctx.impl)
     return grad_tokens, grad_text, None
 
 
-patch_max.register_autograd(_backward, setup_context=_setup_context)
+def _refuse(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError(
+        "the fused patch_max has no second derivatives: pass impl='reference' to take them."
+    )
+
+
+_FORWARD = "(Tensor tokens, Tensor text, str impl)"
+_BACKWARD = "(Tensor grad, Tensor indices, Tensor tokens, Tensor text, str impl)"
+for _run, _shape, _schema in (
+    (patch_max, _fake, f"{_FORWARD} -> (Tensor, Tensor)"),
+    (patch_max_values, _fake_values, f"{_FORWARD} -> Tensor"),
+    (patch_max_grad_tokens, _fake_grad_tokens, f"{_BACKWARD} -> Tensor"),
+    (patch_max_grad_text, _fake_grad_text, f"{_BACKWARD} -> Tensor"),
+):
+    _LIBRARY.define(f"{_run.__name__}{_schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(_run.__name__, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"czsl_sac::{_run.__name__}", _shape)
+torch.library.register_autograd("czsl_sac::patch_max", _backward, setup_context=_setup_context)
+torch.library.register_autograd("czsl_sac::patch_max_grad_tokens", _refuse)
+torch.library.register_autograd("czsl_sac::patch_max_grad_text", _refuse)

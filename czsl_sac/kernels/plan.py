@@ -1,16 +1,16 @@
-"""Tile shapes of the Triton kernels, chosen by GPU generation, dtype and token count.
+"""Tile shapes of the Triton kernels, chosen by how tiles are loaded, dtype and token count.
 
 A few fixed shapes instead of an autotune: each is compiled ahead of time in the tests, where its
 registers, spills and shared memory are gated (docs/kernels.md). This file imports no Triton.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 
-# Widths that together cover the last tokens of an image, widest first: one matrix product each,
-# on the same loaded texts. So the odd class token costs 16 columns, not another 256.
+# Widths that together cover the last tokens of an image, one matrix product each on the same
+# loaded texts, narrowest sum first. So the odd class token costs 16 columns, not another 256.
 COVERS = (
     (16,),
     (32,),
@@ -24,6 +24,10 @@ COVERS = (
     (256,),
     (256, 16),
 )
+
+# Texts and features of a program of the text gradient, and its warps: a gather, bound by memory.
+TEXT_GRAD_BLOCK = (16, 256)
+TEXT_GRAD_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -73,46 +77,42 @@ class TokenGradPlan:
 
 
 @lru_cache(maxsize=256)
-def forward_plan(capability: tuple[int, int], dtype: torch.dtype, T: int) -> ForwardPlan:
+def forward_plan(T: int, dtype: torch.dtype, *, descriptors: bool) -> ForwardPlan:
     """Return the forward plan for ``T`` tokens.
 
     Args:
-        capability: CUDA compute capability.
-        dtype: of the inputs.
         T: tokens per image.
+        dtype: of the inputs.
+        descriptors: tiles can be loaded by TMA, so the GPU also has 227 KiB of shared memory.
     """
     if dtype == torch.float32:  # exact products, without tensor cores
-        return _cover(ForwardPlan(64, 32, 64, 0, (), 4, 2, False), T)
-    if data_centre(capability):
-        return _cover(ForwardPlan(128, 64, 256, 0, (), 8, 3, True), T)
-    return _cover(ForwardPlan(128, 64, 128, 0, (), 8, 2, False), T)
+        return _cover(ForwardPlan(64, 16, 64, 0, (), 4, 3, descriptors=False), T)
+    if descriptors:
+        return _cover(ForwardPlan(128, 64, 256, 0, (), 8, 3, descriptors=True), T)
+    return _cover(ForwardPlan(128, 32, 128, 0, (), 8, 4, descriptors=False), T)
 
 
-@lru_cache(maxsize=256)
-def token_grad_plan(capability: tuple[int, int], dtype: torch.dtype) -> TokenGradPlan:
+def token_grad_plan(dtype: torch.dtype, *, descriptors: bool) -> TokenGradPlan:
     """Return the plan of the token gradient.
 
     Args:
-        capability: CUDA compute capability.
         dtype: of the inputs.
+        descriptors: as for :func:`forward_plan`.
     """
     if dtype == torch.float32:
-        return TokenGradPlan(64, 64, 32, 4, 2, False)
-    if data_centre(capability):
-        return TokenGradPlan(64, 256, 64, 4, 3, True)
-    return TokenGradPlan(64, 128, 64, 4, 3, False)
-
-
-def data_centre(capability: tuple[int, int]) -> bool:
-    """Say whether the GPU is of the Hopper or data-centre Blackwell kind: TMA and 227 KiB."""
-    return capability[0] in (9, 10)
+        return TokenGradPlan(64, 64, 32, 4, 2, descriptors=False)
+    if descriptors:
+        return TokenGradPlan(64, 256, 64, 4, 3, descriptors=True)
+    return TokenGradPlan(64, 128, 64, 4, 3, descriptors=False)
 
 
 def _cover(plan: ForwardPlan, T: int) -> ForwardPlan:
-    """Fill in how many full passes and which last pass take ``T`` tokens with the least waste."""
-    covers = [widths for widths in COVERS if widths[0] <= plan.full]
+    """Fill in the full passes and the last pass that take ``T`` tokens with the least waste."""
+    covers = [widths for widths in COVERS if sum(widths) <= plan.full + 16]
     passes = max(0, -(-(T - sum(covers[-1])) // plan.full))
     rest = T - passes * plan.full
-    widths = next(widths for widths in covers if sum(widths) >= rest)
-    fields = plan.__dict__ | {"passes": passes, "widths": widths}
-    return ForwardPlan(**fields)
+    return replace(
+        plan,
+        passes=passes,
+        widths=next(widths for widths in covers if sum(widths) >= rest),
+    )

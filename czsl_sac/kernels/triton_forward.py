@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """The fused forward kernel: matrix product and maximum over tokens in one program.
 
 Texts lie on the M axis of the product and tokens on its N axis, so that the maximum over tokens
@@ -107,9 +107,7 @@ def forward_kernel(
         acc_2 = tl.zeros((BC, W2), tl.float32)
     for k in tl.range(0, D, BK, num_stages=STAGES):
         x = load_rows(text, text_b, c0, k, C, D, text_stride_b, text_stride_c, BC, BK, TMA, EVEN)
-        v = load_columns(
-            part_0, b, l0, k, T, D, token_stride_b, token_stride_t, W0, BK, TMA, EVEN
-        )
+        v = load_columns(part_0, b, l0, k, T, D, token_stride_b, token_stride_t, W0, BK, TMA, EVEN)
         acc_0 = tl.dot(x, v, acc_0, input_precision="ieee")
         if W1 > 0:
             v = load_columns(
@@ -169,6 +167,8 @@ def launch(
     texts = text if per_image else text.unsqueeze(0)
     values = tokens.new_empty((B, C), dtype=torch.float32)
     indices = tokens.new_empty((B, C), dtype=torch.int64) if with_indices else None
+    if values.numel() == 0:
+        return values, indices
     meta = constants(plan, T, D, per_image=per_image, with_indices=with_indices)
     sources: list[object] = [texts, tokens, tokens, tokens, tokens]
     if plan.descriptors:

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Loading tiles of tokens and texts: by tensor descriptors (TMA) or by pointers.
 
 Imported only when a Triton kernel runs.
@@ -64,15 +64,11 @@ def load_columns(
     return tile.T
 
 
+def knows_descriptors() -> bool:
+    """Say whether this Triton has tensor descriptors made on the host."""
+    return TensorDescriptor is not None
+
+
 def descriptor(source: Tensor, rows: int, width: int) -> object:
     """Return a tensor descriptor of ``[B, R, D]`` that loads ``[1, rows, width]``."""
     return TensorDescriptor(source, list(source.shape), list(source.stride()), [1, rows, width])
-
-
-def takes_descriptors(*sources: Tensor) -> bool:
-    """Say whether TMA can load these: Triton knows it, and base and strides are aligned."""
-    return TensorDescriptor is not None and all(
-        source.data_ptr() % 16 == 0
-        and all(stride > 0 and stride * source.itemsize % 16 == 0 for stride in source.stride()[:-1])
-        for source in sources
-    )

@@ -98,11 +98,7 @@ class DFSP(CZSLMethod):
         super().__init__(backbone, space)
         if not 0.0 <= residual_weight <= 1.0:
             raise ValueError(f"residual_weight is {residual_weight} but must lie in [0, 1].")
-        self.aligner = (
-            alignment
-            if isinstance(alignment, Aligner)
-            else build_aligner(alignment, backbone.temperature)
-        )
+        self.aligner = build_aligner(alignment, backbone.temperature)
         self.prompts = prompts or SoftPrompts(
             backbone.text,
             backbone.tokenizer,

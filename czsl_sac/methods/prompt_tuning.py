@@ -31,11 +31,7 @@ class PromptTuning(CZSLMethod):
     ) -> None:
         super().__init__(backbone, space)
         self.prompts = prompts
-        self.aligner = (
-            alignment
-            if isinstance(alignment, Aligner)
-            else build_aligner(alignment, backbone.temperature)
-        )
+        self.aligner = build_aligner(alignment, backbone.temperature)
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropy as `"total"`; the arguments are those of every method."""

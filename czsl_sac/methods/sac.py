@@ -128,11 +128,7 @@ class SAC(CZSLMethod):
                 "pass a condenser, or bank=None."
             )
         self.temperature = backbone.temperature if temperature is None else temperature
-        self.aligner = (
-            alignment
-            if isinstance(alignment, Aligner)
-            else build_aligner(alignment, self.temperature)
-        )
+        self.aligner = build_aligner(alignment, self.temperature)
         self.prompts = prompts or SoftPrompts(
             backbone.text, backbone.tokenizer, space.attributes, space.objects
         )

@@ -98,11 +98,7 @@ class Troika(CZSLMethod):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r} but must be one of {', '.join(choices)}.")
         dim = backbone.embed_dim
-        self.aligner = (
-            alignment
-            if isinstance(alignment, Aligner)
-            else build_aligner(alignment, backbone.temperature)
-        )
+        self.aligner = build_aligner(alignment, backbone.temperature)
         self.prompts = prompts or SoftPrompts(
             backbone.text, backbone.tokenizer, space.attributes, space.objects, dropout=0.3
         )

@@ -39,11 +39,7 @@ class ZeroShotCLIP(CZSLMethod):
     ) -> None:
         super().__init__(backbone, space)
         self.template = template
-        self.aligner = (
-            alignment
-            if isinstance(alignment, Aligner)
-            else build_aligner(alignment, backbone.temperature)
-        )
+        self.aligner = build_aligner(alignment, backbone.temperature)
 
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space`, with one text feature a composition."""

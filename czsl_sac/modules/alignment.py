@@ -12,7 +12,7 @@ from czsl_sac.functional.alignment import (
     class_token_similarity,
     weighted_similarity,
 )
-from czsl_sac.kernels import patch_max
+from czsl_sac.kernels import patch_max, patch_max_values
 
 Reduction = Literal["max", "mean", "attention", "linear"]
 TokenChoice = Literal["all", "patches"]
@@ -75,7 +75,9 @@ class Aligner(nn.Module):
                 the maximum.
         """
         check_tokens_and_text(tokens, text)
-        values, indices = self._align(F.normalize(tokens, dim=-1), F.normalize(text, dim=-1))
+        values, indices = self._align(
+            F.normalize(tokens, dim=-1), F.normalize(text, dim=-1), return_indices
+        )
         if not return_indices:
             return values
         if indices is None:
@@ -84,8 +86,10 @@ class Aligner(nn.Module):
             )
         return values, indices
 
-    def _align(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return values `[B, C]` and winning tokens, of unit tokens and unit text."""
+    def _align(
+        self, tokens: Tensor, text: Tensor, with_indices: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return values `[B, C]` and, if wanted, winning tokens, of unit tokens and unit text."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -157,7 +161,9 @@ class PatchMaxAligner(Aligner):
             attention = reduction == "attention"
             self.token_scores = AttentionScores(dim, num_heads) if attention else nn.Linear(dim, 1)
 
-    def _align(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _align(
+        self, tokens: Tensor, text: Tensor, with_indices: bool
+    ) -> tuple[Tensor, Tensor | None]:
         first = 1 if self.tokens == "patches" else 0
         reduced = tokens[:, first:]
         if reduced.shape[1] == 0:
@@ -166,9 +172,11 @@ class PatchMaxAligner(Aligner):
                 "tokens='patches': pass the patch tokens too, or use tokens='all'."
             )
         indices = None
-        if self.reduction == "max":
+        if self.reduction == "max" and with_indices:
             values, indices = patch_max(reduced, text, impl=self.impl)
             indices = indices + first
+        elif self.reduction == "max":
+            values = patch_max_values(reduced, text, impl=self.impl)
         else:
             values = weighted_similarity(reduced, text, self._weights(reduced))
         if self.class_weight:
@@ -242,13 +250,15 @@ class ClassTokenAligner(Aligner):
         tensor([[60.0000]])
     """
 
-    def _align(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _align(
+        self, tokens: Tensor, text: Tensor, with_indices: bool
+    ) -> tuple[Tensor, Tensor | None]:
         values = class_token_similarity(tokens[:, :1], text)
         return values, torch.zeros_like(values, dtype=torch.int64)
 
 
 def build_aligner(
-    alignment: Alignment,
+    alignment: "Alignment | Aligner",
     temperature: float | Tensor,
     *,
     reduction: Reduction = "max",
@@ -259,7 +269,7 @@ def build_aligner(
     """Return the alignment head that a method's `alignment=` argument names.
 
     Args:
-        alignment: `"patch_max"` (Eq. 2) or `"cls"` (Eq. 1).
+        alignment: `"patch_max"` (Eq. 2) or `"cls"` (Eq. 1); a head is returned as it is.
         temperature: τ.
         reduction: see `PatchMaxAligner`; read with `"patch_max"` alone.
         tokens: likewise.
@@ -276,6 +286,8 @@ def build_aligner(
         >>> build_aligner("cls", 0.01)
         ClassTokenAligner(temperature=0.01)
     """
+    if isinstance(alignment, Aligner):
+        return alignment
     _check_choice("alignment", alignment, get_args(Alignment))
     if alignment == "cls":
         return ClassTokenAligner(temperature)

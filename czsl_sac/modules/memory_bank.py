@@ -1,6 +1,7 @@
 """The dynamically updated memory bank, stored compactly."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
@@ -31,39 +32,39 @@ _MAX_ROWS = 2**14
 class EntropyMemoryBank(nn.Module):
     """Predict from the most confident samples seen of each composition (Sec. 4.3, Eq. 9, 10).
 
-    A composition has N slots. It starts from its text embedding; :meth:`update` offers it the
-    samples predicted as it and keeps those of the lowest entropy; :meth:`forward` attends over
+    A composition has N slots. It starts from its text embedding; `update` offers it the
+    samples predicted as it and keeps those of the lowest entropy; `forward` attends over
     its slots with the image as the query and compares the image with the prototype retrieved.
 
-    What is stored is the text, ``[C, D]``, and a pool of the S samples kept, ``[S, D]``, with
-    their inner products within each composition, ``[S, N]``: memory grows with the samples, not
+    What is stored is the text, `[C, D]`, and a pool of the S samples kept, `[S, D]`, with
+    their inner products within each composition, `[S, N]`: memory grows with the samples, not
     with C·N·D, and so does the work. A prediction holds no prototype: v·p follows from the
     similarities of the slots and the length of p from their inner products. A composition that
     holds its text alone costs one inner product.
 
     The result of a stream of samples does not depend on how it is cut into batches, nor, with
-    :meth:`merge_`, on how it is shared out between banks.
+    `merge_`, on how it is shared out between banks.
 
-    All state is in buffers and in the ``state_dict``; a bank loads one of any number of samples.
-    ``.to(dtype)`` converts text and samples, never the entropies, which order the samples; the
+    All state is in buffers and in the `state_dict`; a bank loads one of any number of samples.
+    `.to(dtype)` converts text and samples, never the entropies, which order the samples; the
     computation is in float32 (float64 for float64) also under autocast. Processes fill banks
     of different sizes: keep a bank out of modules whose buffers
-    ``DistributedDataParallel`` broadcasts, and :meth:`merge_` instead.
+    `DistributedDataParallel` broadcasts, and `merge_` instead.
 
     Args:
-        text: text embeddings, ``[C, D]``; l2-normalised here, dtype and device are kept.
+        text: text embeddings, `[C, D]`; l2-normalised here, dtype and device are kept.
         capacity: N, the slots of a composition, the text's included.
         retrieval_temperature: τ_mb of the softmax over the slots.
         temperature: τ of the logits.
-        text_slot: ``"first_replaced"``: the first sample takes the text's slot;
-            ``"until_full"``: the sample that finds no other slot does; ``"permanent"``: none.
-        empty_slots: ``"masked"``: they take no part; ``"zeros"``: they are zero vectors in the
+        text_slot: `"first_replaced"`: the first sample takes the text's slot;
+            `"until_full"`: the sample that finds no other slot does; `"permanent"`: none.
+        empty_slots: `"masked"`: they take no part; `"zeros"`: they are zero vectors in the
             softmax. The two differ only if the prototypes are not normalised.
         normalize_prototypes: whether p^i is l2-normalised, as the paper's text has it, or
             taken as Eq. 10 prints it.
 
     Raises:
-        ValueError: text is not a floating-point ``[C, D]`` of usable rows, a number is out of
+        ValueError: text is not a floating-point `[C, D]` of usable rows, a number is out of
             range or an option is unknown.
 
     Example:
@@ -116,7 +117,7 @@ class EntropyMemoryBank(nn.Module):
         return int((self.pool.arrivals >= 0).sum())
 
     def counts(self) -> Tensor:
-        """Return the number of samples stored of each composition, ``[C]`` int64."""
+        """Return the number of samples stored of each composition, `[C]` int64."""
         samples = self.pool.classes[self.pool.arrivals >= 0]
         return samples.bincount(minlength=self.text.shape[0])
 
@@ -127,8 +128,8 @@ class EntropyMemoryBank(nn.Module):
             composition: index in [0, C).
 
         Returns:
-            Unit vectors ``[n, D]``, entropies ``[n]`` in nats and positions in the stream
-            ``[n]`` int64. The text has position -1 and entropy +inf, or -inf if it is permanent.
+            Unit vectors `[n, D]`, entropies `[n]` in nats and positions in the stream
+            `[n]` int64. The text has position -1 and entropy +inf, or -inf if it is permanent.
 
         Raises:
             ValueError: the index lies outside [0, C).
@@ -152,11 +153,11 @@ class EntropyMemoryBank(nn.Module):
 
         The result is that of offering them one by one in batch order. A composition keeps the
         N lowest by (entropy, arrival): at equal entropies the older sample stays. Predict a
-        batch, and call ``backward`` if there is anything to learn, before updating with it.
+        batch, and call `backward` if there is anything to learn, before updating with it.
 
         Args:
-            features: v_q, ``[B, D]``; l2-normalised here.
-            probabilities: p_vac, ``[B, C]``; zero where a composition is no candidate. The
+            features: v_q, `[B, D]`; l2-normalised here.
+            probabilities: p_vac, `[B, C]`; zero where a composition is no candidate. The
                 lowest index wins at ties. Entropies are compared in float32.
 
         Returns:
@@ -198,10 +199,10 @@ class EntropyMemoryBank(nn.Module):
         """Return v·p^i/τ, the logits of p_mb (Eq. 10 before its softmax).
 
         Args:
-            features: v_q, ``[B, D]``; l2-normalised here. The result is differentiable in them.
+            features: v_q, `[B, D]`; l2-normalised here. The result is differentiable in them.
 
         Returns:
-            ``[B, C]``, float32 (float64 for float64 features or bank).
+            `[B, C]`, float32 (float64 for float64 features or bank).
 
         Raises:
             ValueError: the shape does not fit.
@@ -221,7 +222,7 @@ class EntropyMemoryBank(nn.Module):
         one bank holds that has seen the whole.
 
         Args:
-            other: a bank over the same text with the same ``capacity`` and ``text_slot``, on
+            other: a bank over the same text with the same `capacity` and `text_slot`, on
                 any device; it is not changed.
 
         Returns:
@@ -255,7 +256,7 @@ class EntropyMemoryBank(nn.Module):
 
         Args:
             other: a bank of the same D, on any device; it is not changed.
-            compositions: index in this bank of each composition of the other, ``[C']`` int64,
+            compositions: index in this bank of each composition of the other, `[C']` int64,
                 or -1 to leave its samples out.
 
         Returns:
@@ -338,7 +339,7 @@ class EntropyMemoryBank(nn.Module):
         return similarities * torch.sigmoid(scaled - math.log(self.capacity - 1))
 
     def _retrieve(self, similarities: Tensor, group: Tensor) -> Tensor:
-        """v·p of K compositions, ``[K, B]``, from v·x of all samples, ``[S, B]``."""
+        """v·p of K compositions, `[K, B]`, from v·x of all samples, `[S, B]`."""
         rows, taken = group.clamp_min(0), group >= 0
         gram, empty = None, None
         if self.normalize_prototypes:
@@ -373,29 +374,21 @@ class EntropyMemoryBank(nn.Module):
             )
 
     def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        error_messages: list[str] = args[-1]
         saved = state_dict.get(f"{prefix}settings", self.settings).tolist()
         if saved != self.settings.tolist():
-            error_msgs.append(
+            error_messages.append(
                 f"the memory bank was saved with capacity={saved[0]} and "
                 f"text_slot={get_args(TextSlot)[saved[1]]!r} but this one has "
                 f"capacity={self.capacity} and text_slot={self.text_slot!r}: build it alike."
             )
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _inner_products(query: Tensor, rows: Tensor) -> Tensor:
-    """``[B, D]`` and ``[R, D]`` of any precision to ``[B, R]`` in the precision of the query."""
+    """`[B, D]` and `[R, D]` of any precision to `[B, R]` in the precision of the query."""
     if rows.dtype == query.dtype:
         return query @ rows.mT
     parts = rows.split(_MAX_ROWS)

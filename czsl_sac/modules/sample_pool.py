@@ -16,11 +16,11 @@ class PoolView(NamedTuple):
     """What a prediction reads of a pool of S samples.
 
     Attributes:
-        features: ``[S, D]`` in the first S rows; the rest is room for more.
-        classes: ``[S]`` int64.
-        gram: inner products of a row with the rows of its class, ``[≥ S, N]``.
-        groups: classes of similar size together, for each size that occurs ``[K, width]`` int64:
-            the rows of K classes, in the order of the columns of ``gram``, then -1.
+        features: `[S, D]` in the first S rows; the rest is room for more.
+        classes: `[S]` int64.
+        gram: inner products of a row with the rows of its class, `[≥ S, N]`.
+        groups: classes of similar size together, for each size that occurs `[K, width]` int64:
+            the rows of K classes, in the order of the columns of `gram`, then -1.
     """
 
     features: Tensor
@@ -34,11 +34,11 @@ class SamplePool(nn.Module):
 
     This is the rule of Eq. 9, which replaces the sample of the highest entropy by a strictly
     lower one, for whole batches at a time. Everything is in buffers of as many rows as there
-    are samples; their order is of no meaning. ``.to(dtype)`` converts the features, never the
+    are samples; their order is of no meaning. `.to(dtype)` converts the features, never the
     entropies, which order the samples.
 
     Args:
-        like: tensor whose dtype and device the features take, ``[..., D]``.
+        like: tensor whose dtype and device the features take, `[..., D]`.
         capacity: N, the samples kept per class.
 
     Example:
@@ -62,8 +62,12 @@ class SamplePool(nn.Module):
     def __init__(self, like: Tensor, capacity: int) -> None:
         super().__init__()
         self.capacity = capacity
-        # Classes are grouped by the least of these that holds them: 1, 2, 4, 8, ..., N.
-        self.widths = (*(2**i for i in range((capacity - 1).bit_length())), capacity)
+        # Classes are grouped by the least of these that holds them: 1, 3, 9, ..., N. Closer steps
+        # save little padding and cost more kernels.
+        widths = [1]
+        while widths[-1] < capacity:
+            widths.append(min(3 * widths[-1], capacity))
+        self.widths = tuple(widths)
         for name in _ROWS:
             self.register_buffer(name, None)
         self.register_buffer("gram", None, persistent=False)
@@ -72,7 +76,7 @@ class SamplePool(nn.Module):
 
     @property
     def rows(self) -> Tensor:
-        """Features of the S rows in use, ``[S, D]``."""
+        """Features of the S rows in use, `[S, D]`."""
         return self.features[: self.classes.shape[0]]
 
     def reset(self) -> None:
@@ -84,10 +88,10 @@ class SamplePool(nn.Module):
         """Take in the samples that belong to the N lowest of their class, and drop who leaves.
 
         Args:
-            features: ``[M, D]``.
-            classes: ``[M]`` int64.
-            entropies: ``[M]`` float32, without NaN.
-            arrivals: ``[M]`` int64, increasing and above those of all samples so far.
+            features: `[M, D]`.
+            classes: `[M]` int64.
+            entropies: `[M]` float32, without NaN.
+            arrivals: `[M]` int64, increasing and above those of all samples so far.
         """
         rivals = torch.isin(self.classes, classes).nonzero().squeeze(1)
         rivals = rivals[self.arrivals[rivals].argsort()]
@@ -116,8 +120,8 @@ class SamplePool(nn.Module):
         """Return how many of these samples would be stored if they were offered one by one.
 
         Args:
-            classes: ``[M]`` int64, in the order of arrival.
-            entropies: ``[M]`` float32.
+            classes: `[M]` int64, in the order of arrival.
+            entropies: `[M]` float32.
         """
         rivals = torch.isin(self.classes, classes)
         all_classes = torch.cat([self.classes[rivals], classes])
@@ -159,12 +163,13 @@ class SamplePool(nn.Module):
             steps = torch.arange(width, device=order.device)
             positions = (firsts[here].unsqueeze(1) + steps).clamp_max(len(order) - 1)
             group = order[positions].masked_fill(steps >= sizes[here].unsqueeze(1), -1)
-            if len(group):
-                groups.append(group)
-            if width > 1:
-                stale = group if changed is None else group[torch.isin(present[here], changed)]
-                self._renew_gram(stale)
+            # One class alone joins the next wider group: torch.compile takes a size of 1 as fixed.
+            if len(group) == 0 or (len(group) == 1 and width < self.capacity):
+                continue
             narrower = width
+            groups.append(group)
+            stale = group if changed is None else group[torch.isin(present[here], changed)]
+            self._renew_gram(stale)
         self.view = PoolView(self.features, self.classes, self.gram, groups)
 
     def _renew_gram(self, group: Tensor) -> None:

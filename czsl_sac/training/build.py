@@ -2,10 +2,19 @@
 
 import torch
 
-from czsl_sac.backbones import CLIPBackbone, apply_lora, load_backbone
+from czsl_sac.backbones import CLIPBackbone, apply_adaptformer, apply_lora, load_backbone
 from czsl_sac.data import CZSLData
-from czsl_sac.methods import SAC, BankOptions, CZSLMethod, ZeroShotCLIP
-from czsl_sac.modules.alignment import build_aligner
+from czsl_sac.methods import (
+    CSP,
+    DFSP,
+    SAC,
+    BankOptions,
+    CoOp,
+    CZSLMethod,
+    Troika,
+    ZeroShotCLIP,
+)
+from czsl_sac.modules.alignment import Aligner, build_aligner
 from czsl_sac.modules.condensation import VisualCondenser
 from czsl_sac.space import CompositionSpace
 from czsl_sac.text.prompts import SoftPrompts
@@ -19,8 +28,8 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
         config: which CLIP, and what of it learns.
 
     Returns:
-        The backbone; `requires_grad` is set on LoRA's parameters alone, on the whole vision
-        tower (`"full"`), or nowhere.
+        The backbone; `requires_grad` is set on the parameters of LoRA or of the adapters alone,
+        on the whole vision tower (`"full"`), or nowhere.
 
     Raises:
         ValueError: the name is unknown.
@@ -36,6 +45,13 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
             targets=config.lora_targets,
             layers=config.lora_layers,
             scaling=config.lora_scaling,
+        )
+    elif config.train_backbone == "adaptformer":
+        apply_adaptformer(
+            backbone.visual,
+            bottleneck=config.adapter_bottleneck,
+            scale=config.adapter_scale,
+            dropout=config.adapter_dropout,
         )
     elif config.train_backbone == "full":
         backbone.visual.requires_grad_(True)
@@ -105,6 +121,16 @@ def build_method(
     )
     if model.method == "zero-shot":
         return ZeroShotCLIP(backbone, space, alignment=aligner, template=model.template)
+    if model.method == "coop":
+        return CoOp(backbone, space, alignment=aligner, template=model.template)
+    if model.method == "csp":
+        return CSP(
+            backbone,
+            space,
+            alignment=aligner,
+            template=model.template,
+            dropout=model.prompt_dropout,
+        )
     prompts = SoftPrompts(
         backbone.text,
         backbone.tokenizer,
@@ -114,7 +140,12 @@ def build_method(
         dropout=model.prompt_dropout,
         train_context=model.train_context,
         train_primitives=model.train_primitives,
+        shared_context=model.method == "dfsp",
     )
+    if model.method == "troika":
+        return _troika(model, backbone, space, aligner, prompts)
+    if model.method == "dfsp":
+        return _dfsp(model, backbone, space, aligner, prompts)
     return SAC(
         backbone,
         space,
@@ -127,6 +158,49 @@ def build_method(
         beta=model.beta,
         gamma=model.gamma,
         schedule=config.optim.schedule,
+    )
+
+
+def _troika(
+    model: ModelConfig,
+    backbone: CLIPBackbone,
+    space: CompositionSpace,
+    aligner: Aligner,
+    prompts: SoftPrompts,
+) -> Troika:
+    weight = model.primitive_loss_weight
+    return Troika(
+        backbone,
+        space,
+        alignment=aligner,
+        prompts=prompts,
+        disentangle=model.disentangle,
+        text=model.text_side,
+        traction_layers=model.traction_layers,
+        traction_dropout=model.traction_dropout,
+        primitive_loss_weight=1.0 if weight is None else weight,
+        legacy_patch_norm=model.legacy_patch_norm,
+        legacy_eval_mode=model.legacy_eval_mode,
+        chunk_size=model.chunk_size,
+    )
+
+
+def _dfsp(
+    model: ModelConfig,
+    backbone: CLIPBackbone,
+    space: CompositionSpace,
+    aligner: Aligner,
+    prompts: SoftPrompts,
+) -> DFSP:
+    weight = model.primitive_loss_weight
+    return DFSP(
+        backbone,
+        space,
+        alignment=aligner,
+        fusion=model.fusion,
+        prompts=prompts,
+        primitive_loss_weight=0.01 if weight is None else weight,
+        chunk_size=model.chunk_size,
     )
 
 

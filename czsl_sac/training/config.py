@@ -26,10 +26,12 @@ class DataConfig:
     """Distort the training images at random (flip, perspective, small rotation)."""
     num_workers: int = 0
     """Processes that read or draw images; 0 does it in the main process."""
-    clutter: float = 0.5
+    clutter: float = 0.75
     """Scenes: share of the image that the label does not speak of, 0 to 1."""
     images_per_pair: int = 24
     """Scenes: training images per seen composition."""
+    eval_images_per_pair: int = 20
+    """Scenes: validation and test images per composition of the split."""
     split_seed: int = 0
     """Scenes: seed that decides which compositions are seen; the tiny CLIP was pretrained for 0."""
 
@@ -37,7 +39,8 @@ class DataConfig:
         check_types(self)
         check_range(self, "num_workers", low=0)
         check_range(self, "clutter", low=0, high=1)
-        check_range(self, "images_per_pair", low=1)
+        for name in ("images_per_pair", "eval_images_per_pair"):
+            check_range(self, name, low=1)
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class BackboneConfig:
 
     backbone: str = "tiny"
     """CLIP to start from: "tiny" (built in), an OpenAI name such as ViT-L/14, or a .pt file."""
-    train_backbone: Literal["lora", "none", "full"] = "lora"
-    """What of the vision tower learns: LoRA (the paper), nothing, or every weight."""
+    train_backbone: Literal["lora", "adaptformer", "none", "full"] = "lora"
+    """What of the vision tower learns: LoRA (the paper), AdaptFormer's adapters (Troika), nothing
+    (CSP, CoOp, DFSP), or every weight."""
     lora_rank: int = 2
     """Rank of LoRA (CLIP-LoRA's default)."""
     lora_alpha: float = 1.0
@@ -58,11 +62,20 @@ class BackboneConfig:
     """Vision layers that get LoRA, counted from 0; None means all."""
     lora_scaling: Literal["alpha/r", "alpha/sqrt(r)"] = "alpha/r"
     """Factor on the low-rank update: loralib's or CLIP-LoRA's."""
+    adapter_bottleneck: int = 64
+    """Hidden size of each adapter (Troika's)."""
+    adapter_scale: float = 0.1
+    """Factor of each adapter's output (Troika's)."""
+    adapter_dropout: float = 0.1
+    """Dropout inside each adapter (Troika's)."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, "lora_rank", low=1)
         check_range(self, "lora_alpha", above=0)
+        check_range(self, "adapter_bottleneck", low=1)
+        check_range(self, "adapter_scale", above=0)
+        check_range(self, "adapter_dropout", low=0, below=1)
         if not self.lora_targets:
             raise ValueError(
                 "lora_targets is empty: name at least one of q, k, v, o, "
@@ -74,7 +87,7 @@ class BackboneConfig:
 class ModelConfig:
     """The method: alignment, prompts, condensation, memory bank and fusion."""
 
-    method: Literal["sac", "zero-shot"] = "sac"
+    method: Literal["sac", "troika", "csp", "coop", "dfsp", "zero-shot"] = "sac"
     """Method to train; zero-shot only evaluates the backbone."""
     alignment: Literal["patch_max", "cls"] = "patch_max"
     """Sparse alignment (Eq. 1, 2), or the class token alone as most methods use."""
@@ -120,18 +133,37 @@ class ModelConfig:
     """Weight β of the alignment's prediction against the condenser's and the bank's (Eq. 12)."""
     gamma: float = 0.5
     """Weight γ of the bank's prediction (Eq. 12)."""
+    disentangle: Literal["per_patch", "none"] = "per_patch"
+    """Troika: disentanglers on every token the alignment looks at, or none."""
+    text_side: Literal["tracted", "plain"] = "tracted"
+    """Troika: texts pulled towards each image, or as they are."""
+    traction_layers: int = 3
+    """Troika: layers of the cross-modal traction (MIT-States 3, UT-Zappos and C-GQA 2)."""
+    traction_dropout: float = 0.1
+    """Troika: dropout in the traction (MIT-States 0.1, UT-Zappos and C-GQA 0)."""
+    legacy_patch_norm: bool = False
+    """Troika: normalise the patches once, twice, three times for the branches, as published."""
+    legacy_eval_mode: bool = False
+    """Troika: no dropout, and frozen BatchNorm, after the first epoch, as published."""
+    primitive_loss_weight: float | None = None
+    """Troika, DFSP: weight of the attribute's and the object's loss; None: Troika 1, DFSP 0.01."""
+    fusion: Literal["txt2img", "img2txt"] = "txt2img"
+    """DFSP: image tokens attend to prompts (MIT-States, C-GQA), or prompts to image tokens."""
+    chunk_size: int = 128
+    """Troika, DFSP img2txt: compositions whose texts of a batch are held in memory at once."""
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("cls_weight", "alpha", "beta"):
             check_range(self, name, low=0, high=1)
-        for name in ("prompt_dropout", "condenser_dropout"):
+        for name in ("prompt_dropout", "condenser_dropout", "traction_dropout"):
             check_range(self, name, low=0, below=1)
-        for name in ("num_blocks", "num_heads", "capacity"):
+        for name in ("num_blocks", "num_heads", "capacity", "traction_layers", "chunk_size"):
             check_range(self, name, low=1)
         for name in ("temperature", "retrieval_temperature", "mlp_ratio"):
             check_range(self, name, above=0)
         check_range(self, "gamma", low=0)
+        check_range(self, "primitive_loss_weight", low=0)
         if self.method == "sac" and self.bank != "off" and not self.condense:
             raise ValueError(
                 f'bank is "{self.bank}" but condense is off, and the bank stores condensed '

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from czsl_sac.data import CZSLData
+from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method
@@ -153,7 +153,7 @@ def _build(config: TrainConfig, accelerator: Accelerator) -> tuple[CZSLMethod, C
 def _score(
     method: CZSLMethod,
     data: CZSLData,
-    split: str,
+    split: SplitName,
     config: TrainConfig,
     accelerator: Accelerator,
     protocol: Protocol,

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from czsl_sac.data import CZSLData
+from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLEvaluator, CZSLResult
 from czsl_sac.methods import CZSLMethod
 from czsl_sac.space import CompositionSpace
@@ -15,7 +15,7 @@ from czsl_sac.space import CompositionSpace
 Protocol = Literal["exact", "legacy"]
 
 
-def candidate_space(data: CZSLData, split: str) -> tuple[CompositionSpace, torch.Tensor]:
+def candidate_space(data: CZSLData, split: SplitName) -> tuple[CompositionSpace, torch.Tensor]:
     """Return the compositions that a split is scored against, and where each one went.
 
     Args:
@@ -37,7 +37,7 @@ def candidate_space(data: CZSLData, split: str) -> tuple[CompositionSpace, torch
 def evaluate_method(
     method: CZSLMethod,
     data: CZSLData,
-    split: str,
+    split: SplitName,
     accelerator: Accelerator,
     *,
     batch_size: int,
