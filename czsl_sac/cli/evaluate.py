@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -27,6 +27,12 @@ class EvaluateOptions:
     """Every breakpoint of the bias, or the published evaluator's sample of them."""
     checkpoint: Literal["best", "last"] = "best"
     """Best epoch by validation AUC, or the last."""
+    bank: Literal["off", "train", "dynamic"] | None = None
+    """SAC: memory bank to predict with; None keeps the run's own."""
+    beta: float | None = None
+    """SAC: weight of the alignment's prediction (Eq. 12); None keeps the run's own."""
+    gamma: float | None = None
+    """SAC: weight of the bank's prediction (Eq. 12); None keeps the run's own."""
 
 
 def run(arguments: list[str]) -> int:
@@ -39,6 +45,9 @@ def run(arguments: list[str]) -> int:
     if options is None:
         return 0
 
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("bank", "beta", "gamma")}
+    changes = {name: value for name, value in given.items() if value is not None}
+
     from czsl_sac.training.run import evaluate  # loads torch
 
     result = evaluate(
@@ -46,8 +55,9 @@ def run(arguments: list[str]) -> int:
         split=options.split,
         protocol=options.protocol,
         checkpoint=options.checkpoint,
+        **changes,
     )
-    config = TrainConfig.load(options.run / "config.json")
+    config = TrainConfig.load(options.run / "config.json").with_model(**changes)
     print(result_table(result, config, f"{options.split} split, {options.checkpoint} epoch"))
     return 0
 

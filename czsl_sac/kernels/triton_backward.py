@@ -70,9 +70,7 @@ def token_grad_kernel(
     """Write ``Σ_c g[b, c] [l(b, c) = l] T[c]`` for ``[BL, BD]`` of one image.
 
     A matrix product with a one-hot operand made in registers: its time does not depend on how
-    the wins are spread over the tokens, and a token without a win gets exact zeros. Features lie
-    on the M axis: both operands then come from shared memory, which costs fewer instructions
-    than the one-hot operand in registers.
+    the wins are spread over the tokens, and a token without a win gets exact zeros.
     """
     b = tl.program_id(0)
     tokens = tl.program_id(1) * BL + tl.arange(0, BL)
@@ -90,7 +88,12 @@ def token_grad_kernel(
         exponent = tl.minimum(tl.maximum(exponent, -126), 126)
         shrink = ((127 - exponent) << 23).to(tl.float32, bitcast=True)
         grow = ((127 + exponent) << 23).to(tl.float32, bitcast=True)
-    total = tl.zeros((BD, BL), tl.float32)
+    if TMA:
+        # Features on the M axis: the one-hot operand goes through shared memory once. As the
+        # first operand it would be kept in registers and go there twice.
+        total = tl.zeros((BD, BL), tl.float32)
+    else:
+        total = tl.zeros((BL, BD), tl.float32)
     for c0 in tl.range(0, C, BK, num_stages=STAGES):
         c = c0 + tl.arange(0, BK)
         winner = tl.load(indices + start + c, mask=c < C, other=-1).to(tl.int32)
@@ -101,13 +104,18 @@ def token_grad_kernel(
         x = load_rows(
             text, b * PER_IMAGE, c0, d0, C, D, text_stride_b, text_stride_c, BK, BD, TMA, EVEN
         )
-        total = tl.dot(x.T, won.T, total, input_precision="ieee")
+        if TMA:
+            total = tl.dot(x.T, won.T, total)
+        else:
+            total = tl.dot(won, x, total, input_precision="ieee")
+    if TMA:
+        total = total.T
     if SCALE:
         total *= grow
     d = d0 + tl.arange(0, BD)
     row = b.to(tl.int64) * T + tokens
-    inside = (tokens < T)[None, :] & (d < D)[:, None]
-    tl.store(out + row[None, :] * D + d[:, None], total.to(DTYPE), mask=inside)
+    inside = (tokens < T)[:, None] & (d < D)[None, :]
+    tl.store(out + row[:, None] * D + d[None, :], total.to(DTYPE), mask=inside)
 
 
 def launch_text_grad(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Tensor:

@@ -300,25 +300,39 @@ class SACPredictor(Predictor):
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return p̂(c|x) `[B, C]` of images `[B, 3, H, W]`, then update a dynamic bank."""
+        sa, vac, bank = self.paths(images)
+        if vac is None:
+            return combine_primitives(sa, self.pairs)
+        beta, gamma = self.method.beta, self.method.gamma
+        return fuse_predictions(sa, vac, bank, pairs=self.pairs, beta=beta, gamma=gamma)
+
+    @torch.no_grad()
+    def paths(
+        self, images: Tensor
+    ) -> tuple[PathProbabilities, PathProbabilities | None, Tensor | None]:
+        """Return the predictions that Eq. 12 fuses, then update a dynamic bank.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised.
+
+        Returns:
+            Probabilities of sparse alignment, of the condenser or None, and p_mb `[B, C]` of the
+            bank or None.
+        """
         method = self.method
         tokens = method.backbone.encode_image(images)
-        sa = PathProbabilities(
-            *(composition_probabilities(method.aligner(tokens, t), 1.0) for t in self.text)
-        )
+        sa = _probabilities(method.aligner(tokens, t) for t in self.text)
         if self.condenser is None:
-            return combine_primitives(sa, self.pairs)
+            return sa, None, None
         feature = self.condenser(tokens)
-        vac = PathProbabilities(
-            *(
-                composition_probabilities(logits, 1.0)
-                for logits in method._condensed_logits(feature, self.text)
-            )
-        )
-        p_bank = None
-        if self.bank is not None:
-            p_bank = composition_probabilities(self.bank(feature), 1.0)
-            if method.bank_options is not None and method.bank_options.dynamic:
-                self.bank.update(feature, vac.composition)
-        return fuse_predictions(
-            sa, vac, p_bank, pairs=self.pairs, beta=method.beta, gamma=method.gamma
-        )
+        vac = _probabilities(method._condensed_logits(feature, self.text))
+        if self.bank is None:
+            return sa, vac, None
+        bank = composition_probabilities(self.bank(feature), 1.0)
+        if method.bank_options is not None and method.bank_options.dynamic:
+            self.bank.update(feature, vac.composition)
+        return sa, vac, bank
+
+
+def _probabilities(logits: Iterable[Tensor]) -> PathProbabilities:
+    return PathProbabilities(*(composition_probabilities(each, 1.0) for each in logits))

@@ -5,7 +5,7 @@ does, its unit or range, and where it comes from.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,6 +231,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, "seed", low=0)
+
+    def with_model(self, **changes: Any) -> "TrainConfig":
+        """Return the configuration with some options of the method changed.
+
+        Args:
+            changes: Fields of `ModelConfig`.
+
+        Raises:
+            ValueError: If a value is out of its range.
+        """
+        return replace(self, model=replace(self.model, **changes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: one dictionary per group of options."""

@@ -1,6 +1,6 @@
 """A run: train from a configuration into a folder, and evaluate that folder."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from czsl_sac.training.loop import BEST, LAST, MEMORY, fit, training_images
 from czsl_sac.training.scoring import Protocol, evaluate_method
 
 CONFIG = "config.json"
+INFERENCE_OPTIONS = ("bank", "beta", "gamma")
+"""Options of the method that only inference reads, so that they may change after training."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,7 @@ def evaluate(
     split: Literal["val", "test"] = "test",
     protocol: Protocol = "exact",
     checkpoint: Literal["best", "last"] = "best",
-    bank: Literal["off", "train", "dynamic"] | None = None,
-    beta: float | None = None,
-    gamma: float | None = None,
+    **changes: Any,
 ) -> CZSLResult:
     """Evaluate a run on a split.
 
@@ -106,9 +106,7 @@ def evaluate(
         split: `"val"` or `"test"`.
         protocol: `"exact"` or `"legacy"`.
         checkpoint: `"best"` by validation AUC, or `"last"`.
-        bank: instead of the run's own; None keeps it.
-        beta: β of Eq. 12, likewise.
-        gamma: γ of Eq. 12, likewise.
+        changes: `bank`, `beta` or `gamma`, where not the run's own.
 
     Returns:
         S, U, HM, AUC and the rest.
@@ -117,10 +115,35 @@ def evaluate(
         FileNotFoundError: the folder holds no run or no such checkpoint.
         ValueError: the checkpoint does not fit the configuration.
     """
+    method, data, config, accelerator = load_run(run_dir, checkpoint=checkpoint, **changes)
+    return _score(method, data, split, config, accelerator, protocol)
+
+
+def load_run(
+    run_dir: Path, *, checkpoint: Literal["best", "last"] = "best", **changes: Any
+) -> tuple[CZSLMethod, CZSLData, TrainConfig, Accelerator]:
+    """Return a run's method with its trained weights and memory, ready to predict.
+
+    Args:
+        run_dir: folder that `train` wrote.
+        checkpoint: `"best"` by validation AUC, or `"last"`.
+        changes: options of inference that differ from the run's own; see `evaluate`.
+
+    Returns:
+        The method in evaluation mode, the data set, the configuration and the accelerator.
+
+    Raises:
+        FileNotFoundError: the folder holds no run or no such checkpoint.
+        ValueError: the checkpoint does not fit the configuration.
+    """
     config = TrainConfig.load(run_dir / CONFIG)
-    changes: dict[str, Any] = {"bank": bank, "beta": beta, "gamma": gamma}
-    given = {name: value for name, value in changes.items() if value is not None}
-    config = replace(config, model=replace(config.model, **given))
+    unknown = changes.keys() - INFERENCE_OPTIONS
+    if unknown:
+        raise ValueError(
+            f"{min(unknown)} was decided in training: only {', '.join(INFERENCE_OPTIONS)} can "
+            "differ from the run's own."
+        )
+    config = config.with_model(**changes)
     accelerator = _accelerator(config)
     method, data = _build(config, accelerator)
     if checkpoint == "best":
@@ -134,7 +157,7 @@ def evaluate(
             method.load_memory_state(memory)
         else:
             method.fill_memory(training_images(data, config, accelerator))
-    return _score(method, data, split, config, accelerator, protocol)
+    return method, data, config, accelerator
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
