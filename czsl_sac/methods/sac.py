@@ -95,7 +95,7 @@ class SAC(CZSLMethod):
         ... )
         >>> model = SAC(load_backbone("tiny"), space)
         >>> images = torch.zeros(2, 3, 64, 64)
-        >>> losses = model(images, torch.tensor([0, 2]), stage="joint")
+        >>> losses = model(images, torch.tensor([0, 1]), stage="joint")
         >>> sorted(losses)
         ['attribute', 'composition', 'distillation', 'object', 'total', 'vac']
         >>> model.eval().predictor(space)(images).shape

@@ -1,0 +1,318 @@
+"""The patch-composition similarity maximum: every implementation against the matrix product alone.
+
+    python -m benchmarks patch_max
+    python -m benchmarks patch_max --shapes cgqa --rounds 20
+    python -m benchmarks patch_max --shapes cgqa-open --rounds 2
+    python -m benchmarks patch_max --draw
+
+Times are interleaved, and each is also given as the median over rounds of its ratio to the plain
+forward matrix product of the same round, `mm`, which is the floor: it writes into memory that is
+already there, in blocks where the whole product would not fit. Peaks of memory on a CPU are of a
+fresh process each. The eager rows hold `[B, T, C]` and are left out where that passes the limit.
+"""
+
+import csv
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from tabulate import tabulate
+from torch import Tensor
+
+from benchmarks.measure import (
+    MIB,
+    RESULTS,
+    append_rows,
+    environment,
+    interleaved,
+    peak_extra_memory,
+)
+from czsl_sac.functional.alignment import patch_max_reference
+from czsl_sac.kernels import patch_max, patch_max_values
+
+Mode = Literal["forward", "forward+backward"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one call.
+
+    Attributes:
+        images: B.
+        compositions: C.
+        tokens: T.
+        dim: D.
+    """
+
+    images: int
+    compositions: int
+    tokens: int = 257
+    dim: int = 768
+
+
+SHAPES = {
+    "ut-zappos": Shape(64, 83),
+    "mit-states": Shape(64, 1262),
+    "cgqa": Shape(16, 5592),
+    "cgqa-b16": Shape(16, 5592, tokens=197, dim=512),
+    "cgqa-open": Shape(16, 278_362),
+    "cgqa-open-b128": Shape(128, 278_362),
+}
+CLOSED_WORLD = ["ut-zappos", "mit-states", "cgqa", "cgqa-b16"]
+# The implementations, and in which modes each is a row.
+IMPLEMENTATIONS: dict[str, tuple[Mode, ...]] = {
+    "mm": ("forward", "forward+backward"),
+    "eager max": ("forward", "forward+backward"),
+    "eager amax": ("forward", "forward+backward"),
+    "compiled max": ("forward", "forward+backward"),
+    "chunked": ("forward", "forward+backward"),
+    "chunked values": ("forward",),
+    "triton": ("forward", "forward+backward"),
+    "triton values": ("forward",),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+        shapes: names of the sizes, among those of this file.
+        modes: forward alone, or with both gradients; open-world sizes run forward alone.
+        implementations: rows; those that cannot run here are left out.
+        dtype: of the inputs; the default is float32 on a CPU and bfloat16 on a GPU.
+        device: "cpu" or "cuda"; the default is the GPU where there is one.
+        rounds: timed turns of every row.
+        threads: of a CPU.
+        memory_limit_gib: a row that holds more than this is left out.
+        csv: where rows are appended.
+        draw: only draw the latest rows of the file, as a PNG beside it.
+    """
+
+    shapes: list[str] = field(default_factory=lambda: list(CLOSED_WORLD))
+    modes: list[Mode] = field(default_factory=lambda: ["forward", "forward+backward"])
+    implementations: list[str] = field(default_factory=lambda: list(IMPLEMENTATIONS))
+    dtype: str | None = None
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    rounds: int = 15
+    threads: int = 2
+    memory_limit_gib: float = 4.0
+    csv: Path = RESULTS / "patch_max.csv"
+    draw: bool = False
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure the chosen rows, print them, and append them to the CSV."""
+    options = tyro.cli(Options, args=argv, prog="python -m benchmarks patch_max")
+    if options.draw:
+        draw(options.csv)
+        return
+    torch.set_num_threads(options.threads)
+    dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
+    for name in options.shapes:
+        for mode in options.modes:
+            if mode == "forward" or "open" not in name:
+                rows = measure(options, name, mode, dtype)
+                print(tabulate([short(row) for row in rows], headers="keys", floatfmt=".3g"))
+                append_rows(options.csv, rows)
+
+
+def measure(options: Options, name: str, mode: Mode, dtype: str) -> list[dict[str, object]]:
+    """Return one row per implementation that runs here, for one shape and mode."""
+    shape, limit = SHAPES[name], int(options.memory_limit_gib * 2**30)
+    chosen = [
+        implementation
+        for implementation, modes in IMPLEMENTATIONS.items()
+        if mode in modes
+        and (implementation in options.implementations or implementation == "mm")
+        and runs_here(implementation, options.device)
+        and held(implementation, shape, mode, DTYPES[dtype]) <= limit
+    ]
+    tensors = inputs(shape, dtype, options.device)
+    calls = {each: call(each, mode, *tensors) for each in chosen}
+    timings = interleaved(calls, rounds=options.rounds, label=f"{name}, {mode}")
+    del tensors, calls
+    return [
+        {
+            "shape": name,
+            "B": shape.images,
+            "T": shape.tokens,
+            "C": shape.compositions,
+            "D": shape.dim,
+            "dtype": dtype,
+            "device": options.device,
+            "mode": mode,
+            "implementation": each,
+            "rounds": options.rounds,
+            "median_ms": round(timings[each].median * 1e3, 3),
+            "q20_ms": round(timings[each].quantile(0.2) * 1e3, 3),
+            "q80_ms": round(timings[each].quantile(0.8) * 1e3, 3),
+            "ratio_to_mm": round(timings[each].ratio(timings["mm"]), 3),
+            "peak_extra_mib": round(
+                peak_extra_memory(
+                    prepare,
+                    implementation=each,
+                    mode=mode,
+                    shape=shape,
+                    dtype=dtype,
+                    device=options.device,
+                )
+                / MIB,
+                1,
+            ),
+            **environment(options.device),
+        }
+        for each in chosen
+    ]
+
+
+def short(row: dict[str, object]) -> dict[str, object]:
+    """Return the columns worth printing."""
+    columns = ("shape", "mode", "implementation", "median_ms", "q20_ms", "q80_ms")
+    return {column: row[column] for column in (*columns, "ratio_to_mm", "peak_extra_mib")}
+
+
+def runs_here(implementation: str, device: str) -> bool:
+    """Say whether an implementation can run on the device."""
+    if implementation.startswith("triton"):
+        return device != "cpu" and importlib.util.find_spec("triton") is not None
+    return True
+
+
+def held(implementation: str, shape: Shape, mode: Mode, dtype: torch.dtype) -> int:
+    """Return the bytes of similarities, and of their gradient, that an implementation holds."""
+    if not implementation.startswith(("eager", "compiled")):
+        return 0
+    copies = 1 if mode == "forward" else 2
+    return shape.images * shape.tokens * shape.compositions * dtype.itemsize * copies
+
+
+def inputs(shape: Shape, dtype: str, device: str) -> tuple[Tensor, Tensor]:
+    """Return unit tokens ``[B, T, D]`` and texts ``[C, D]``, normalised in place."""
+    generator = torch.Generator(device).manual_seed(0)
+    made = []
+    for size in ((shape.images, shape.tokens, shape.dim), (shape.compositions, shape.dim)):
+        x = torch.randn(size, generator=generator, device=device, dtype=DTYPES[dtype])
+        made.append(x.div_(x.norm(dim=-1, keepdim=True)))
+    return made[0], made[1]
+
+
+def call(implementation: str, mode: Mode, tokens: Tensor, text: Tensor) -> Callable[[], object]:
+    """Return what one row runs."""
+    if implementation == "mm":
+        return matrix_product(tokens, text)
+    values = VALUES[implementation]
+    if implementation.startswith("compiled"):
+        values = torch.compile(values)
+    if mode == "forward":
+
+        def forward() -> object:
+            with torch.no_grad():
+                return values(tokens, text)
+
+        return forward
+    tokens, text = tokens.detach().requires_grad_(), text.detach().requires_grad_()
+    grad = torch.randn(len(tokens), len(text), device=tokens.device)
+
+    def both() -> object:
+        return torch.autograd.grad(values(tokens, text), (tokens, text), grad)
+
+    return both
+
+
+def eager_amax(tokens: Tensor, text: Tensor) -> Tensor:
+    """The maximum without its index; its gradient is split among ties."""
+    return (tokens @ text.mT).amax(dim=1).float()
+
+
+def eager_max(tokens: Tensor, text: Tensor) -> Tensor:
+    """The plain expression, with the index that its gradient needs."""
+    return patch_max_reference(tokens, text)[0]
+
+
+VALUES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "eager max": eager_max,
+    "eager amax": eager_amax,
+    "compiled max": eager_max,
+    "chunked": lambda tokens, text: patch_max(tokens, text, impl="chunked")[0],
+    "chunked values": lambda tokens, text: patch_max_values(tokens, text, impl="chunked"),
+    "triton": lambda tokens, text: patch_max(tokens, text, impl="triton")[0],
+    "triton values": lambda tokens, text: patch_max_values(tokens, text, impl="triton"),
+}
+
+
+def matrix_product(tokens: Tensor, text: Tensor) -> Callable[[], object]:
+    """Return the plain product of all tokens and texts, into one block of at most 512 MiB."""
+    rows = tokens.reshape(-1, tokens.shape[-1])
+    columns = min(len(text), max(1, 2**29 // (len(rows) * rows.itemsize) // 512 * 512))
+    buffer = rows.new_empty(len(rows), columns)
+
+    def run() -> Tensor:
+        for c in range(0, len(text), columns):
+            texts = text[c : c + columns]
+            # a narrower last block has its own leading dimension, as in a buffer of its own
+            torch.mm(
+                rows, texts.mT, out=buffer.view(-1)[: len(rows) * len(texts)].view(-1, len(texts))
+            )
+        return buffer
+
+    return run
+
+
+def prepare(
+    implementation: str, mode: Mode, shape: Shape, dtype: str, device: str
+) -> Callable[[], object]:
+    """Return what one row runs, after the same on few compositions: libraries have started."""
+    tokens, text = inputs(shape, dtype, device)
+    call(implementation, mode, tokens[:1, :8].contiguous(), text[:8].contiguous())()
+    if implementation == "mm":  # the product in memory of its own, as part of the peak
+        return lambda: call(implementation, mode, tokens, text)()
+    return call(implementation, mode, tokens, text)
+
+
+def draw(path: Path) -> None:
+    """Draw the latest rows of each hardware, as ratios to the matrix product and as memory."""
+    import matplotlib.pyplot as plt
+
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    latest = {
+        (row["hardware"], row["dtype"], row["mode"], row["shape"], row["implementation"]): row
+        for row in rows
+    }
+    panels = sorted({key[:3] for key in latest})
+    figure, axes = plt.subplots(
+        len(panels), 2, figsize=(11, 3.2 * len(panels)), squeeze=False, layout="constrained"
+    )
+    for (time, memory), panel in zip(axes, panels, strict=True):
+        shapes = [name for name in SHAPES if any(key[:4] == (*panel, name) for key in latest)]
+        names = [
+            name
+            for name in IMPLEMENTATIONS
+            if any(key[:3] == panel and key[4] == name for key in latest)
+        ]
+        for place, name in enumerate(names):
+            found = [(i, latest.get((*panel, shape, name))) for i, shape in enumerate(shapes)]
+            spots = [i + (place + 0.5) * 0.8 / len(names) - 0.4 for i, row in found if row]
+            present = [row for _, row in found if row]
+            for axis, column in ((time, "ratio_to_mm"), (memory, "peak_extra_mib")):
+                heights = [float(row[column]) for row in present]
+                axis.bar(spots, heights, 0.8 / len(names), label=name)
+        time.axhline(1, color="black", linewidth=0.8)
+        time.set_ylabel("time by that of mm, forward")
+        memory.set_ylabel("peak extra memory, MiB")
+        memory.set_yscale("log")
+        for axis in (time, memory):
+            axis.set_title(", ".join(panel), fontsize=8)
+            axis.set_xticks(range(len(shapes)), shapes, fontsize=8)
+        time.legend(fontsize=7)
+    figure.savefig(path.with_suffix(".png"), dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Every method with every alignment trains, evaluates, saves and resumes by the one loop."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from plain_parts import SPACES, random_backbone
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from czsl_sac.backbones import apply_adaptformer
+from czsl_sac.methods import CSP, DFSP, CoOp, CZSLMethod, Troika, ZeroShotCLIP
+from czsl_sac.training.build import build_method
+from czsl_sac.training.checkpoints import load_tensors
+from czsl_sac.training.config import ModelConfig, OptimConfig, TrainConfig
+from czsl_sac.training.loop import BEST, fit
+from czsl_sac.training.scoring import evaluate_method
+
+METHODS = {
+    "coop": CoOp,
+    "csp": CSP,
+    "txt2img": DFSP,
+    "img2txt": DFSP,
+    "troika": Troika,
+    "legacy troika": Troika,
+}
+
+
+class Pictures:
+    """A picture of noise for every composition, and noisy copies of it."""
+
+    name = "pictures"
+    space = SPACES["usual"]
+
+    def split(self, name: str, *, augment: bool = False) -> Dataset:
+        generator = torch.Generator().manual_seed(len(name))
+        mask = self.space.seen_mask if name == "train" else torch.ones(len(self.space)).bool()
+        targets = mask.nonzero().flatten().repeat(3)
+        pictures = torch.randn(len(self.space), 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(len(targets), 3, 8, 8, generator=generator)
+        return TensorDataset(pictures[targets] + 0.5 * noise, targets)
+
+    def candidates(self, name: str) -> Tensor:
+        return torch.ones(len(self.space)).bool()
+
+
+def config(name: str, alignment: str) -> TrainConfig:
+    method = {"txt2img": "dfsp", "img2txt": "dfsp", "legacy troika": "troika"}.get(name, name)
+    options = {"fusion": name} if method == "dfsp" else {}
+    legacy = name.startswith("legacy")
+    return TrainConfig(
+        model=ModelConfig(
+            method=method,
+            alignment=alignment,
+            traction_layers=1,
+            legacy_eval_mode=legacy,
+            legacy_patch_norm=legacy,
+            chunk_size=2,
+            **options,
+        ),
+        # 12 images: the last batch has one, which BatchNorm cannot take a variance of.
+        optim=OptimConfig(epochs=3, batch_size=11, lr=1e-2, eval_batch_size=5),
+    )
+
+
+def make(settings: TrainConfig) -> CZSLMethod:
+    torch.manual_seed(1)
+    backbone = random_backbone().float()
+    if settings.model.method == "troika":
+        apply_adaptformer(backbone.visual, bottleneck=3)
+    return build_method(settings, backbone, Pictures.space)
+
+
+@pytest.mark.parametrize(
+    ("name", "alignment"), list(itertools.product(METHODS, ["cls", "patch_max"]))
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    name: str, alignment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, data, accelerator = config(name, alignment), Pictures(), Accelerator(cpu=True)
+    method = make(settings)
+    assert type(method) is METHODS[name]
+    start = {key: value.clone() for key, value in method.trained_state().items()}
+    records = fit(method, data, settings, tmp_path / "whole", accelerator)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert any(not torch.equal(value, start[key]) for key, value in method.trained_state().items())
+
+    class StopError(Exception):
+        pass
+
+    def stop_in_second_epoch(self: CZSLMethod, stage: str, calls: list[int] = []) -> None:  # noqa: B006
+        calls.append(1)
+        if len(calls) == 2:
+            raise StopError
+        train_stage(self, stage)
+
+    train_stage = METHODS[name].train_stage
+    with monkeypatch.context() as patch:
+        patch.setattr(METHODS[name], "train_stage", stop_in_second_epoch)
+        with pytest.raises(StopError):
+            fit(make(settings), data, settings, tmp_path / "parts", accelerator)
+    resumed = make(settings)
+    fit(resumed, data, settings, tmp_path / "parts", accelerator, resume=True)
+    for key, value in method.trained_state().items():
+        assert torch.equal(value, resumed.trained_state()[key]), key
+
+    loaded = make(settings)
+    loaded.load_trained_state(load_tensors(tmp_path / "parts" / BEST))
+    results = [
+        evaluate_method(m, data, "test", accelerator, batch_size=4) for m in (method, loaded)
+    ]
+    assert results[0].to_dict() == results[1].to_dict()
+
+
+@pytest.mark.parametrize("alignment", ["cls", "patch_max"])
+def test_zero_shot_is_built_and_scored(alignment: str) -> None:
+    method = make(config("zero-shot", alignment))
+    assert type(method) is ZeroShotCLIP
+    result = evaluate_method(method, Pictures(), "test", Accelerator(cpu=True), batch_size=4)
+    assert 0 <= result.auc <= 1
+
+
+def test_options_reach_troika_and_dfsp() -> None:
+    troika = make(
+        TrainConfig(
+            model=ModelConfig(
+                method="troika",
+                alignment="patch_max",
+                tokens="patches",
+                temperature=0.5,
+                disentangle="none",
+                text_side="plain",
+                prompt_dropout=0.2,
+                legacy_patch_norm=True,
+                legacy_eval_mode=True,
+                primitive_loss_weight=0.1,
+                chunk_size=7,
+            )
+        )
+    )
+    assert isinstance(troika, Troika)
+    assert (troika.aligner.temperature, troika.aligner.tokens) == (0.5, "patches")
+    assert (troika.traction, len(troika.disentanglers), troika.prompts.dropout) == (None, 0, 0.2)
+    assert (troika.legacy_patch_norm, troika.legacy_eval_mode) == (True, True)
+    assert (troika.primitive_loss_weight, troika.chunk_size) == (0.1, 7)
+    assert len(troika.prompts.context) == 3
+    plain = make(TrainConfig(model=ModelConfig(method="troika", traction_layers=2)))
+    assert isinstance(plain, Troika)
+    assert (plain.primitive_loss_weight, len(plain.traction.layers)) == (1.0, 2)
+    assert plain.traction.layers[0].dropout.p == 0.1
+    dfsp = make(TrainConfig(model=ModelConfig(method="dfsp", fusion="img2txt")))
+    assert isinstance(dfsp, DFSP)
+    assert (dfsp.fusion.fusion, dfsp.primitive_loss_weight) == ("img2txt", 0.01)
+    assert len(dfsp.prompts.context) == 1
