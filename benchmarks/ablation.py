@@ -17,10 +17,11 @@ import tyro
 from scipy import stats
 from tabulate import tabulate
 
+from benchmarks.runs import finish_run
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.training.checkpoints import write_atomically
 from czsl_sac.training.presets import PRESETS
-from czsl_sac.training.run import CONFIG, evaluate, train
+from czsl_sac.training.run import evaluate
 
 METRICS = ("seen", "unseen", "hm", "auc")
 
@@ -124,9 +125,7 @@ def paired_difference(frame: pd.DataFrame) -> str:
 
 
 def _result(variant: str, seed: int, run_dir: Path, evaluation: dict[str, Any]) -> CZSLResult:
-    started = (run_dir / CONFIG).is_file()
-    if not (run_dir / "memory.safetensors").is_file():
-        preset = PRESETS["scenes"]
-        config = replace(preset, seed=seed, model=replace(preset.model, **VARIANTS[variant]))
-        train(config, run_dir, resume=started)
+    preset = PRESETS["scenes"]
+    config = replace(preset, seed=seed, model=replace(preset.model, **VARIANTS[variant]))
+    finish_run(config, run_dir)
     return evaluate(run_dir, **evaluation)

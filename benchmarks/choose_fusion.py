@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from czsl_sac.evaluation import CZSLEvaluator
-from czsl_sac.functional import combine_primitives
+from czsl_sac.functional import combine_primitives, fuse_predictions
 from czsl_sac.methods import SAC
 from czsl_sac.training.run import load_run
 from czsl_sac.training.scoring import candidate_space
@@ -75,7 +75,7 @@ def grid(options: Options) -> pd.DataFrame:
         assert bank is not None
         p_sa, p_vac = (combine_primitives(path, predictor.pairs) for path in (sa, vac))
         for (beta, gamma), evaluator in evaluators.items():
-            scores = beta * p_sa + (1 - beta) * (p_vac + gamma * bank)
+            scores = fuse_predictions(p_sa, p_vac, bank, beta=beta, gamma=gamma)
             evaluator.update(scores.cpu(), position[targets])
     return pd.DataFrame(
         [

@@ -7,6 +7,7 @@ trains, at a learning rate chosen on the validation split for its class-token fo
 and writes one CSV row per run. Runs that are already in the folder are continued, not repeated.
 """
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import tyro
 from scipy import stats
 from tabulate import tabulate
 
+from benchmarks.runs import finish_run
 from czsl_sac.training.checkpoints import write_atomically
 from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.loop import METRICS as METRICS_FILE
 from czsl_sac.training.presets import PRESETS
-from czsl_sac.training.run import CONFIG, train
+from czsl_sac.training.run import evaluate
 
 METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}
 ALIGNMENTS = ("cls", "patch_max")
@@ -110,21 +113,19 @@ def measure(options: Options) -> pd.DataFrame:
             for alignment in ALIGNMENTS:
                 config = configuration(options, name, alignment, seed)
                 run_dir = options.runs / f"{name}-{alignment}-{seed}".replace(" ", "-")
-                started = (run_dir / CONFIG).is_file()
-                if started and TrainConfig.load(run_dir / CONFIG) != config:
-                    raise ValueError(f"{run_dir} holds a run of other settings: choose --runs")
-                summary = train(config, run_dir, resume=started)
-                print(f"{name}, {alignment}, seed {seed}: {summary.test}", flush=True)
+                finish_run(config, run_dir)
+                test, epochs = evaluate(run_dir), _epochs(run_dir)
+                print(f"{name}, {alignment}, seed {seed}: {test}", flush=True)
                 records.append(
                     {
                         "method": name,
                         "alignment": alignment,
                         "seed": seed,
-                        **{field: getattr(summary.test, field) for field in METRICS.values()},
-                        "attribute": summary.test.attribute,
-                        "object": summary.test.object,
-                        "val_auc": max((r["val"]["auc"] for r in summary.records), default=None),
-                        "seconds": round(sum(r["seconds"] for r in summary.records), 1),
+                        **{field: getattr(test, field) for field in METRICS.values()},
+                        "attribute": test.attribute,
+                        "object": test.object,
+                        "val_auc": max((r["val"]["auc"] for r in epochs), default=None),
+                        "seconds": round(sum(r["seconds"] for r in epochs), 1),
                         "epochs": options.epochs,
                         "images_per_pair": options.images_per_pair,
                         "lr": config.optim.lr,
@@ -132,6 +133,15 @@ def measure(options: Options) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(records)
+
+
+def _epochs(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / METRICS_FILE  # not there where nothing is trained
+    return (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        if path.is_file()
+        else []
+    )
 
 
 def table(frame: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Faster equals of :mod:`czsl_sac.functional` behind one dispatch.
+"""Faster equals of `czsl_sac.functional` behind one dispatch.
 
 Only this package knows Triton, and imports it only when a Triton kernel runs.
 """

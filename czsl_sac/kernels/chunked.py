@@ -1,8 +1,8 @@
-"""``patch_max`` tile by tile with library matrix products, on any device.
+"""`patch_max` tile by tile with library matrix products, on any device.
 
 Forward: tiles of some images × some compositions in one buffer that is used again, the maximum
 over the tokens taken while the tile is in cache. Backward: each (image, composition) touches one
-token, so both gradients are weighted sums of gathered rows, which ``embedding_bag`` adds up
+token, so both gradients are weighted sums of gathered rows, which `embedding_bag` adds up
 without holding the gathered rows.
 """
 
@@ -12,11 +12,11 @@ from torch.nn.functional import embedding_bag
 
 
 def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the values ``[B, C]`` and, if asked for, the token indices ``[B, C]``.
+    """Return the values `[B, C]` and, if asked for, the token indices `[B, C]`.
 
     Args:
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
         with_indices: also return the indices; without them the maximum is cheaper.
     """
     (B, T, D), C = tokens.shape, text.shape[-2]
@@ -54,10 +54,10 @@ def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> 
     """Return the gradient of the tokens: each adds up the texts it won, times their gradient.
 
     Args:
-        grad: gradient of the values, ``[B, C]``.
-        indices: the winning tokens, ``[B, C]``.
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        grad: gradient of the values, `[B, C]`.
+        indices: the winning tokens, `[B, C]`.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
     """
     (B, T, D), C = tokens.shape, text.shape[-2]
     if indices.numel() == 0 or D == 0:
@@ -74,10 +74,10 @@ def grad_text(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Te
     """Return the gradient of the text: the sum of its winning tokens, times their gradient.
 
     Args:
-        grad: gradient of the values, ``[B, C]``.
-        indices: the winning tokens, ``[B, C]``.
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        grad: gradient of the values, `[B, C]`.
+        indices: the winning tokens, `[B, C]`.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
     """
     if indices.numel() == 0 or text.shape[-1] == 0:
         return torch.zeros_like(text, memory_format=torch.contiguous_format)
@@ -123,7 +123,7 @@ def _product_dtype(tokens: Tensor) -> torch.dtype:
 
 
 def _flat_tokens(indices: Tensor, T: int) -> Tensor:
-    """Return token numbers ``b·T + l`` within the batch, ``[B, C]``."""
+    """Return token numbers `b·T + l` within the batch, `[B, C]`."""
     first = torch.arange(indices.shape[0], device=indices.device) * T
     return indices + first.unsqueeze(1)
 
@@ -131,7 +131,7 @@ def _flat_tokens(indices: Tensor, T: int) -> Tensor:
 def _weighted_sums(
     ids: Tensor, source: Tensor, weights: Tensor, starts: Tensor | None = None
 ) -> Tensor:
-    """Return one weighted sum of rows of ``source`` per bag, in the dtype of ``source``.
+    """Return one weighted sum of rows of `source` per bag, in the dtype of `source`.
 
     Half precision goes through float32: the weights are loss gradients, which float16 would
     flush to zero.

@@ -1,7 +1,7 @@
 """The fused patch-composition similarity max: checks, autocast and the choice of implementation.
 
-``s[b, c] = max_l ⟨V[b, l], T[c]⟩`` (Eq. 2 of the paper) with the winning token, without the
-``[B, T, C]`` similarity in memory.
+`s[b, c] = max_l ⟨V[b, l], T[c]⟩` (Eq. 2 of the paper) with the winning token, without the
+`[B, T, C]` similarity in memory.
 """
 
 from typing import Literal, get_args
@@ -16,7 +16,7 @@ Impl = Literal["auto", "reference", "chunked", "triton"]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# Up to this many similarities (B·T·C) ``auto`` takes the plain expression: it is as fast there
+# Up to this many similarities (B·T·C) `auto` takes the plain expression: it is as fast there
 # (docs/kernels.md, "The rule of auto"), and what it holds for the backward pass is small.
 SMALL = {"cpu": 2**17, "cuda": 2**22}
 
@@ -24,25 +24,25 @@ SMALL = {"cpu": 2**17, "cuda": 2**22}
 def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
     """Return the largest inner product over the tokens, and which token gave it (Eq. 2).
 
-    The same as ``(tokens @ text.mT).max(dim=1)`` without the ``[B, T, C]`` product in memory.
+    The same as `(tokens @ text.mT).max(dim=1)` without the `[B, T, C]` product in memory.
     Differentiable in both inputs; the gradient flows to the winning token alone and is exactly
     zero for a token that never wins. A tie goes to the lowest index. A NaN similarity makes the
     value NaN. Under autocast both inputs are cast to its dtype, as for a matrix product.
 
     Args:
-        tokens: ``[B, T, D]``, any strides.
-        text: ``[C, D]``, or one set of texts per image, ``[B, C, D]``; same dtype and device.
-        impl: ``"reference"`` is the plain expression, ``"chunked"`` goes tile by tile with
-            library matrix products on any device, ``"triton"`` is the fused CUDA kernel.
-            ``"auto"`` chooses by device, dtype and size.
+        tokens: `[B, T, D]`, any strides.
+        text: `[C, D]`, or one set of texts per image, `[B, C, D]`; same dtype and device.
+        impl: `"reference"` is the plain expression, `"chunked"` goes tile by tile with
+            library matrix products on any device, `"triton"` is the fused CUDA kernel.
+            `"auto"` chooses by device, dtype and size.
 
     Returns:
-        Values ``[B, C]`` (float32, or float64 for float64 inputs) and token indices
-        ``[B, C]`` (int64).
+        Values `[B, C]` (float32, or float64 for float64 inputs) and token indices
+        `[B, C]` (int64).
 
     Raises:
         ValueError: a shape, dtype or device does not fit, there is no token to take the
-            maximum over, or ``impl`` cannot serve these inputs.
+            maximum over, or `impl` cannot serve these inputs.
 
     Example:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -56,18 +56,18 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
 
 
 def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Tensor:
-    """Return the values of :func:`patch_max` alone, faster where no gradient is needed.
+    """Return the values of `patch_max` alone, faster where no gradient is needed.
 
     Args:
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
-        impl: as for :func:`patch_max`.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
+        impl: as for `patch_max`.
 
     Returns:
-        ``[B, C]``, float32, or float64 for float64 inputs.
+        `[B, C]`, float32, or float64 for float64 inputs.
 
     Raises:
-        ValueError: as for :func:`patch_max`.
+        ValueError: as for `patch_max`.
 
     Example:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -114,7 +114,7 @@ def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
 def _takes_reference(tokens: Tensor, text: Tensor, impl: str) -> bool:
     """Say whether the plain expression serves this call.
 
-    Only sizes are compared here, so that ``torch.compile`` can trace it; what depends on the
+    Only sizes are compared here, so that `torch.compile` can trace it; what depends on the
     hardware is decided inside the registered operator.
     """
     if impl != "auto":

@@ -20,7 +20,7 @@ def refusal(tokens: Tensor) -> str | None:
     """Return why the kernels cannot serve these tokens, or None if they can.
 
     Args:
-        tokens: ``[B, T, D]``.
+        tokens: `[B, T, D]`.
     """
     if tokens.dtype == torch.float64:
         return "it computes in float32 and tokens is float64"
@@ -45,11 +45,11 @@ def interpreted() -> bool:
 
 
 def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the values ``[B, C]`` and, if asked for, the token indices ``[B, C]``.
+    """Return the values `[B, C]` and, if asked for, the token indices `[B, C]`.
 
     Args:
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
         with_indices: also return the indices; without them the kernel is shorter.
     """
     from czsl_sac.kernels import triton_forward
@@ -62,13 +62,13 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
 
 
 def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Tensor:
-    """Return the gradient of the tokens, ``[B, T, D]``.
+    """Return the gradient of the tokens, `[B, T, D]`.
 
     Args:
-        grad: gradient of the values, ``[B, C]``.
-        indices: the winning tokens, ``[B, C]``.
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        grad: gradient of the values, `[B, C]`.
+        indices: the winning tokens, `[B, C]`.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
     """
     from czsl_sac.kernels import triton_backward
 
@@ -84,10 +84,10 @@ def grad_text(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Te
     """Return the gradient of the text, in its shape.
 
     Args:
-        grad: gradient of the values, ``[B, C]``.
-        indices: the winning tokens, ``[B, C]``.
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        grad: gradient of the values, `[B, C]`.
+        indices: the winning tokens, `[B, C]`.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
     """
     from czsl_sac.kernels import triton_backward
 
@@ -98,7 +98,7 @@ def grad_text(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Te
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return ``x`` with contiguous rows; other strides stay."""
+    """Return `x` with contiguous rows; other strides stay."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

@@ -1,8 +1,8 @@
-"""``patch_max`` as ``torch.library`` operators: fake tensors, autograd, ``torch.compile``.
+"""`patch_max` as `torch.library` operators: fake tensors, autograd, `torch.compile`.
 
-The operators take ``impl`` in ``"auto" | "chunked" | "triton"`` and settle ``"auto"`` when they
+The operators take `impl` in `"auto" | "chunked" | "triton"` and settle `"auto"` when they
 run, since the choice looks at the hardware. They are defined schema by schema: the decorator
-``torch.library.custom_op`` imports torch's compiler, and Triton with it, at the first call.
+`torch.library.custom_op` imports torch's compiler, and Triton with it, at the first call.
 """
 
 from types import ModuleType
@@ -20,14 +20,14 @@ _LIBRARY = torch.library.Library("czsl_sac", "DEF")
 
 
 def implementation(impl: str, tokens: Tensor) -> ModuleType:
-    """Return the module that serves ``impl``, with ``forward``, ``grad_tokens``, ``grad_text``.
+    """Return the module that serves `impl`, with `forward`, `grad_tokens`, `grad_text`.
 
     Args:
-        impl: ``"auto"``, ``"chunked"`` or ``"triton"``.
-        tokens: ``[B, T, D]``.
+        impl: `"auto"`, `"chunked"` or `"triton"`.
+        tokens: `[B, T, D]`.
 
     Raises:
-        ValueError: ``"triton"`` cannot serve these tokens.
+        ValueError: `"triton"` cannot serve these tokens.
     """
     if impl == "auto" and not (tokens.is_cuda and tokens.dtype in TENSOR_CORE_DTYPES):
         impl = "chunked"
@@ -44,27 +44,27 @@ def implementation(impl: str, tokens: Tensor) -> ModuleType:
 
 
 def patch_max(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
-    """Values ``[B, C]`` and token indices ``[B, C]`` of the largest inner product."""
+    """Values `[B, C]` and token indices `[B, C]` of the largest inner product."""
     values, indices = implementation(impl, tokens).forward(tokens, text, with_indices=True)
     return values, indices
 
 
 def patch_max_values(tokens: Tensor, text: Tensor, impl: str) -> Tensor:
-    """Values ``[B, C]`` of the largest inner product, without a gradient."""
+    """Values `[B, C]` of the largest inner product, without a gradient."""
     return implementation(impl, tokens).forward(tokens, text, with_indices=False)[0]
 
 
 def patch_max_grad_tokens(
     grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
 ) -> Tensor:
-    """Gradient ``[B, T, D]`` of the tokens from the gradient ``[B, C]`` of the values."""
+    """Gradient `[B, T, D]` of the tokens from the gradient `[B, C]` of the values."""
     return implementation(impl, tokens).grad_tokens(grad, indices, tokens, text)
 
 
 def patch_max_grad_text(
     grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
 ) -> Tensor:
-    """Gradient of the text, in its shape, from the gradient ``[B, C]`` of the values."""
+    """Gradient of the text, in its shape, from the gradient `[B, C]` of the values."""
     return implementation(impl, tokens).grad_text(grad, indices, tokens, text)
 
 

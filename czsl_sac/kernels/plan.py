@@ -79,7 +79,7 @@ class TokenGradPlan:
 
 @lru_cache(maxsize=256)
 def forward_plan(T: int, dtype: torch.dtype, *, descriptors: bool) -> ForwardPlan:
-    """Return the forward plan for ``T`` tokens.
+    """Return the forward plan for `T` tokens.
 
     Args:
         T: tokens per image.
@@ -98,7 +98,7 @@ def token_grad_plan(dtype: torch.dtype, *, descriptors: bool) -> TokenGradPlan:
 
     Args:
         dtype: of the inputs.
-        descriptors: as for :func:`forward_plan`.
+        descriptors: as for `forward_plan`.
     """
     if dtype == torch.float32:
         return TokenGradPlan(64, 64, 32, 4, 2, descriptors=False)
@@ -108,7 +108,7 @@ def token_grad_plan(dtype: torch.dtype, *, descriptors: bool) -> TokenGradPlan:
 
 
 def _cover(plan: ForwardPlan, T: int) -> ForwardPlan:
-    """Fill in the full passes and the last pass that take ``T`` tokens with the least waste."""
+    """Fill in the full passes and the last pass that take `T` tokens with the least waste."""
     covers = [widths for widths in COVERS if sum(widths) <= plan.full + 16]
     passes = max(0, -(-(T - sum(covers[-1])) // plan.full))
     rest = T - passes * plan.full

@@ -28,7 +28,7 @@ def text_grad_kernel(
     BC: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Write ``Σ_b g[b, c] V[b, l(b, c)]`` for ``[BC, BD]``, or one image's term per image."""
+    """Write `Σ_b g[b, c] V[b, l(b, c)]` for `[BC, BD]`, or one image's term per image."""
     c = tl.program_id(0).to(tl.int64) * BC + tl.arange(0, BC)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = (c < C)[:, None] & (d < D)[None, :]
@@ -67,7 +67,7 @@ def token_grad_kernel(
     EVEN: tl.constexpr,  # BD divides D
     STAGES: tl.constexpr,
 ):
-    """Write ``Σ_c g[b, c] [l(b, c) = l] T[c]`` for ``[BL, BD]`` of one image.
+    """Write `Σ_c g[b, c] [l(b, c) = l] T[c]` for `[BL, BD]` of one image.
 
     A matrix product with a one-hot operand made in registers: its time does not depend on how
     the wins are spread over the tokens, and a token without a win gets exact zeros.
@@ -122,10 +122,10 @@ def launch_text_grad(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor
     """Return the gradient of the text, in its shape.
 
     Args:
-        grad: gradient of the values, ``[B, C]`` contiguous float32.
-        indices: the winning tokens, ``[B, C]`` contiguous.
-        tokens: ``[B, T, D]``, the last dimension contiguous.
-        text: ``[C, D]`` or ``[B, C, D]``.
+        grad: gradient of the values, `[B, C]` contiguous float32.
+        indices: the winning tokens, `[B, C]` contiguous.
+        tokens: `[B, T, D]`, the last dimension contiguous.
+        text: `[C, D]` or `[B, C, D]`.
     """
     B, C, D = tokens.shape[0], *text.shape[-2:]
     per_image = text.dim() == 3
@@ -173,14 +173,14 @@ def token_grad_constants(
 def launch_token_grad(
     grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, plan: TokenGradPlan
 ) -> Tensor:
-    """Return the gradient of the tokens, ``[B, T, D]``.
+    """Return the gradient of the tokens, `[B, T, D]`.
 
     Args:
-        grad: gradient of the values, ``[B, C]`` contiguous float32.
-        indices: the winning tokens, ``[B, C]`` contiguous.
-        tokens: ``[B, T, D]``.
-        text: ``[C, D]`` or ``[B, C, D]``, the last dimension contiguous.
-        plan: from :func:`czsl_sac.kernels.plan.token_grad_plan`.
+        grad: gradient of the values, `[B, C]` contiguous float32.
+        indices: the winning tokens, `[B, C]` contiguous.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`, the last dimension contiguous.
+        plan: from `czsl_sac.kernels.plan.token_grad_plan`.
     """
     (B, T, D), C = tokens.shape, text.shape[-2]
     per_image = text.dim() == 3

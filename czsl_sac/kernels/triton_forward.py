@@ -27,7 +27,7 @@ def nan_maximum(a, b):
 
 @triton.jit
 def merge(acc, l0, T, best, where, W: tl.constexpr, MASK: tl.constexpr, INDICES: tl.constexpr):
-    """Fold the similarities ``[BC, W]`` of the tokens from ``l0`` on into the running maximum."""
+    """Fold the similarities `[BC, W]` of the tokens from `l0` on into the running maximum."""
     tokens = l0 + tl.arange(0, W)
     if MASK:
         acc = tl.where((tokens < T)[None, :], acc, float("-inf"))
@@ -74,7 +74,7 @@ def forward_kernel(
     GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Write the maxima ``[BC]`` of one image; see `launch` for the arguments."""
+    """Write the maxima `[BC]` of one image; see `launch` for the arguments."""
     pid = tl.program_id(0)
     per_group = GROUP * tl.cdiv(C, BC)
     first = pid // per_group * GROUP
@@ -154,12 +154,12 @@ def constants(plan: ForwardPlan, T: int, D: int, *, per_image: bool, with_indice
 def launch(
     tokens: Tensor, text: Tensor, plan: ForwardPlan, *, with_indices: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the values ``[B, C]`` and, if asked for, the token indices ``[B, C]``.
+    """Return the values `[B, C]` and, if asked for, the token indices `[B, C]`.
 
     Args:
-        tokens: ``[B, T, D]``, the last dimension contiguous.
-        text: ``[C, D]`` or ``[B, C, D]``, the last dimension contiguous.
-        plan: from :func:`czsl_sac.kernels.plan.forward_plan`.
+        tokens: `[B, T, D]`, the last dimension contiguous.
+        text: `[C, D]` or `[B, C, D]`, the last dimension contiguous.
+        plan: from `czsl_sac.kernels.plan.forward_plan`.
         with_indices: also return the indices.
     """
     (B, T, D), C = tokens.shape, text.shape[-2]

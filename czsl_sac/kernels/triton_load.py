@@ -29,7 +29,7 @@ def load_rows(
     TMA: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Load ``[ROWS, WIDTH]`` of ``[B, R, D]`` from row r0 and column k on, zero outside."""
+    """Load `[ROWS, WIDTH]` of `[B, R, D]` from row r0 and column k on, zero outside."""
     if TMA:
         tile = source.load([b, r0, k]).reshape(ROWS, WIDTH)
     else:
@@ -59,7 +59,7 @@ def load_columns(
     TMA: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Load the transpose, ``[WIDTH, ROWS]``, of what `load_rows` loads."""
+    """Load the transpose, `[WIDTH, ROWS]`, of what `load_rows` loads."""
     tile = load_rows(source, b, r0, k, R, D, stride_b, stride_r, ROWS, WIDTH, TMA, EVEN)
     return tile.T
 
@@ -70,5 +70,5 @@ def knows_descriptors() -> bool:
 
 
 def descriptor(source: Tensor, rows: int, width: int) -> object:
-    """Return a tensor descriptor of ``[B, R, D]`` that loads ``[1, rows, width]``."""
+    """Return a tensor descriptor of `[B, R, D]` that loads `[1, rows, width]`."""
     return TensorDescriptor(source, list(source.shape), list(source.stride()), [1, rows, width])

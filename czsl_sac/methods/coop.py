@@ -4,7 +4,6 @@ from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.methods.prompt_tuning import PromptTuning
 from czsl_sac.modules.alignment import Aligner, Alignment
 from czsl_sac.space import CompositionSpace
-from czsl_sac.text.prompts import SoftPrompts
 
 
 class CoOp(PromptTuning):
@@ -36,13 +35,11 @@ class CoOp(PromptTuning):
         alignment: Alignment | Aligner = "cls",
         template: str = "a photo of",
     ) -> None:
-        prompts = SoftPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
+        super().__init__(
+            backbone,
+            space,
+            alignment=alignment,
             template=template,
+            train_context=True,
             train_primitives=False,
-            shared_context=True,
         )
-        super().__init__(backbone, space, prompts, alignment=alignment)

@@ -4,7 +4,6 @@ from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.methods.prompt_tuning import PromptTuning
 from czsl_sac.modules.alignment import Aligner, Alignment
 from czsl_sac.space import CompositionSpace
-from czsl_sac.text.prompts import SoftPrompts
 
 
 class CSP(PromptTuning):
@@ -38,14 +37,12 @@ class CSP(PromptTuning):
         template: str = "a photo of",
         dropout: float = 0.3,
     ) -> None:
-        prompts = SoftPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
+        super().__init__(
+            backbone,
+            space,
+            alignment=alignment,
             template=template,
             dropout=dropout,
             train_context=False,
-            shared_context=True,
+            train_primitives=True,
         )
-        super().__init__(backbone, space, prompts, alignment=alignment)

@@ -12,25 +12,41 @@ from czsl_sac.text.prompts import SoftPrompts
 
 
 class PromptTuning(CZSLMethod):
-    """Minimises the cross-entropy over the seen compositions in the prompts given.
+    """Minimises the cross-entropy over the seen compositions, all in one context.
 
     Args:
         backbone: CLIP.
         space: attributes, objects and compositions; the seen ones are trained on.
-        prompts: what of them requires a gradient is trained.
         alignment: `"cls"` (Eq. 1), `"patch_max"` (Eq. 2), or a head.
+        template: words of the context.
+        dropout: probability of zeroing an entry of the primitives' vectors in training.
+        train_context: whether the context is learned.
+        train_primitives: whether the vectors of attributes and objects are learned.
     """
 
     def __init__(
         self,
         backbone: CLIPBackbone,
         space: CompositionSpace,
-        prompts: SoftPrompts,
         *,
-        alignment: Alignment | Aligner = "cls",
+        alignment: Alignment | Aligner,
+        template: str,
+        dropout: float = 0.0,
+        train_context: bool,
+        train_primitives: bool,
     ) -> None:
         super().__init__(backbone, space)
-        self.prompts = prompts
+        self.prompts = SoftPrompts(
+            backbone.text,
+            backbone.tokenizer,
+            space.attributes,
+            space.objects,
+            template=template,
+            dropout=dropout,
+            train_context=train_context,
+            train_primitives=train_primitives,
+            shared_context=True,
+        )
         self.aligner = build_aligner(alignment, backbone.temperature)
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
