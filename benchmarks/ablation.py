@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from benchmarks.runs import finish_run
 from czsl_sac.evaluation import CZSLResult
-from czsl_sac.training.checkpoints import write_atomically
+from czsl_sac.files import write_atomically
 from czsl_sac.training.presets import PRESETS
 from czsl_sac.training.run import evaluate
 

@@ -18,7 +18,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from benchmarks.runs import finish_run
-from czsl_sac.training.checkpoints import write_atomically
+from czsl_sac.files import write_atomically
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.loop import METRICS as METRICS_FILE
 from czsl_sac.training.presets import PRESETS

@@ -11,7 +11,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
-from czsl_sac.modules.transformer import Attention, QuickGELU, ResidualAttentionBlock, Transformer
+from czsl_sac.modules.transformer import (
+    Attention,
+    Linear,
+    QuickGELU,
+    ResidualAttentionBlock,
+    Transformer,
+)
 from czsl_sac.text.tower import TextTower
 
 WORDS = SimpleNamespace(sot=18, eot=19)
@@ -82,6 +88,27 @@ def test_activations():
         ResidualAttentionBlock(8, 2, activation="relu")
     with pytest.raises(ValueError, match="num_heads must divide width, got num_heads=3"):
         Attention(8, 3)
+
+
+@pytest.mark.parametrize("kept", [torch.float16, torch.bfloat16])
+def test_a_frozen_weight_in_half_precision_computes_in_the_input_s(kept):
+    """Values and gradients are those of the weight rounded once; no cast copy is saved."""
+    plain, stored = nn.Linear(6, 4), Linear(6, 4).requires_grad_(False)
+    stored.load_state_dict(plain.state_dict())
+    stored.weight.data = stored.weight.to(kept)
+    plain.weight.data = stored.weight.float()
+    x = torch.randn(2, 3, 6, requires_grad=True)
+    cotangent = torch.randn(2, 3, 4)
+    assert torch.equal(stored(x), plain(x))
+    wanted, got = (torch.autograd.grad(layer(x), x, cotangent)[0] for layer in (plain, stored))
+    assert_close(got, wanted)
+    assert saved_elements(lambda: stored(x)) == 24  # the weight as it is kept
+    trained = stored.requires_grad_()  # what is trained gets its gradient all the same
+    gradients = torch.autograd.grad(trained(x), [trained.weight, trained.bias], cotangent)
+    assert gradients[0].dtype == kept
+    assert_close(gradients[1], cotangent.sum((0, 1)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert stored(x).dtype == torch.bfloat16
 
 
 def test_gradient_checkpointing_changes_memory_alone():

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from czsl_sac.backbones import apply_adaptformer
+from czsl_sac.files import load_tensors
 from czsl_sac.methods import CSP, DFSP, CoOp, CZSLMethod, Troika, ZeroShotCLIP
 from czsl_sac.training.build import build_method
-from czsl_sac.training.checkpoints import load_tensors
 from czsl_sac.training.config import ModelConfig, OptimConfig, TrainConfig
 from czsl_sac.training.loop import BEST, fit
 from czsl_sac.training.scoring import evaluate_method

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from czsl_sac.backbones.layers import choose_layers
 from czsl_sac.modules.transformer import ResidualAttentionBlock
 
 __all__ = ["AdaptFormer", "apply_adaptformer"]
@@ -113,11 +114,4 @@ def _select_blocks(module: nn.Module, layers: Iterable[int] | None) -> list[Resi
             f"module holds no block that AdaptFormer knows, got {type(module).__name__}: give a "
             "tower such as backbone.visual"
         )
-    if layers is None:
-        return blocks
-    chosen = sorted(set(layers))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= len(blocks):
-        raise ValueError(
-            f"layers must be some of 0..{len(blocks) - 1}, the blocks of the module, got {chosen}"
-        )
-    return [blocks[i] for i in chosen]
+    return choose_layers(blocks, layers, "blocks")

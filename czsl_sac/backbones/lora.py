@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from czsl_sac.backbones.layers import choose_layers
 from czsl_sac.modules.transformer import Attention
 
 __all__ = ["LoRA", "apply_lora", "merged_state_dict"]
@@ -198,15 +199,7 @@ def _select_layers(
             f"module holds no attention that LoRA knows, got {type(module).__name__}: give a "
             "tower such as backbone.visual"
         )
-    if layers is None:
-        return found
-    chosen = sorted(set(layers))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= len(found):
-        raise ValueError(
-            f"layers must be some of 0..{len(found) - 1}, the attentions of the module, got "
-            f"{chosen}"
-        )
-    return [found[i] for i in chosen]
+    return choose_layers(found, layers, "attentions")
 
 
 def _mlp(block: nn.Module) -> list[nn.Module]:

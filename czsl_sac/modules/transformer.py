@@ -1,14 +1,22 @@
 """CLIP's transformer: residual attention blocks whose parameter names are OpenAI's."""
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Activation", "Attention", "QuickGELU", "ResidualAttentionBlock", "Transformer"]
+__all__ = [
+    "Activation",
+    "Attention",
+    "Linear",
+    "QuickGELU",
+    "ResidualAttentionBlock",
+    "Transformer",
+    "linear",
+]
 
 Activation = Literal["quick_gelu", "gelu"]
 
@@ -21,6 +29,56 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
+
+
+class _StoredLinear(torch.autograd.Function):
+    """x Wᵀ + b with W frozen and of another dtype than x; only W as it is kept is saved."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return gradient @ weight.to(gradient.dtype), None, None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear` in the precision of x, whatever precision the weight is kept in.
+
+    A frozen weight may be kept in half precision (`czsl_sac.backbones.store_frozen`): it is cast
+    for the product, and again in the backward pass, so that no cast copy outlives the product.
+    Under autocast the product has autocast's precision.
+
+    Args:
+        x: [..., in].
+        weight: [out, in].
+        bias: [out].
+
+    Returns:
+        [..., out], of the dtype of x or of autocast.
+
+    >>> half = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
+    >>> linear(torch.ones(1, 2), half, torch.zeros(1))
+    tensor([[3.]])
+    """
+    if weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, weight, bias)
+    if weight.requires_grad or bias.requires_grad:
+        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+    return _StoredLinear.apply(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` through `linear`: computes in the precision of its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
@@ -55,7 +113,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -69,7 +127,7 @@ class Attention(nn.Module):
         Returns:
             Tokens [B, n, W].
         """
-        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        projected = linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
@@ -84,7 +142,8 @@ class ResidualAttentionBlock(nn.Module):
     Args:
         width: size of a token, W.
         num_heads: heads of the attention.
-        activation: between the two layers of the MLP, whose hidden size is 4 W.
+        activation: between the two layers of the MLP.
+        mlp_width: hidden size of the MLP; None for 4 W.
         dropout: probability of zeroing a hidden unit of the MLP in training.
 
     Raises:
@@ -102,6 +161,7 @@ class ResidualAttentionBlock(nn.Module):
         num_heads: int,
         *,
         activation: Activation = "quick_gelu",
+        mlp_width: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -115,10 +175,9 @@ class ResidualAttentionBlock(nn.Module):
         hidden: dict[str, nn.Module] = {"gelu": _ACTIVATIONS[activation]()}
         if dropout:
             hidden["drop"] = nn.Dropout(dropout)
+        inner = 4 * width if mlp_width is None else mlp_width
         self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width), **hidden, c_proj=nn.Linear(4 * width, width)
-            )
+            OrderedDict(c_fc=Linear(width, inner), **hidden, c_proj=Linear(inner, width))
         )
         self.attn_adapter: nn.Module | None = None
         self.mlp_adapter: nn.Module | None = None
@@ -139,6 +198,7 @@ class Transformer(nn.Module):
         layers: number of blocks.
         num_heads: heads of each attention.
         activation: of each MLP.
+        mlp_width: hidden size of each MLP; None for 4 W.
         gradient_checkpointing: keep only the input of each block for the backward pass and
             compute the rest again there: less memory, about a third more time. May be switched
             later through the attribute of the same name.
@@ -155,13 +215,15 @@ class Transformer(nn.Module):
         num_heads: int,
         *,
         activation: Activation = "quick_gelu",
+        mlp_width: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
         self.gradient_checkpointing = gradient_checkpointing
         self.resblocks = nn.ModuleList(
-            ResidualAttentionBlock(width, num_heads, activation=activation) for _ in range(layers)
+            ResidualAttentionBlock(width, num_heads, activation=activation, mlp_width=mlp_width)
+            for _ in range(layers)
         )
         self.reset_parameters()
 

@@ -6,55 +6,17 @@ training images with those weights), `config.json` and `metrics.jsonl`.
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file beside `path`, then rename it to `path`.
-
-    Args:
-        path: the file to make or replace.
-        write: receives the temporary path. If it fails, `path` stays as it was.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_atomically(folder / "a.txt", lambda p: p.write_text("whole"))
-        >>> [p.name for p in folder.iterdir()], (folder / "a.txt").read_text()
-        (['a.txt'], 'whole')
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from czsl_sac.files import load_tensors, write_atomically
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors.
-
-    Args:
-        path: the file to make or replace.
-        tensors: by name, on any device.
-    """
-    whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read tensors that `save_tensors` wrote.
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read the safetensors of a run: trained weights, or the memory bank.
 
     Args:
         path: the file.
@@ -64,12 +26,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ValueError: the file is damaged or of another format.
     """
     _require(path)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is no safetensors file ({error}): train the run again."
-        ) from error
+    return load_tensors(path)
 
 
 def save_progress(path: Path, progress: dict[str, Any]) -> None:

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from czsl_sac.data import CZSLData
+from czsl_sac.files import save_tensors
 from czsl_sac.methods import CZSLMethod
 from czsl_sac.training.checkpoints import (
     load_progress,
-    load_tensors,
+    load_weights,
     save_metrics,
     save_progress,
-    save_tensors,
 )
 from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.scoring import evaluate_method
@@ -126,7 +126,7 @@ def fit(
                     f"val {result}, {progress.records[-1]['seconds']:.0f} s"
                 )
         accelerator.wait_for_everyone()
-        method.load_trained_state(load_tensors(run_dir / BEST))
+        method.load_trained_state(load_weights(run_dir / BEST))
     return progress.records
 
 

@@ -10,14 +10,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
+from czsl_sac.files import save_tensors, write_atomically
 from czsl_sac.methods import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method
-from czsl_sac.training.checkpoints import (
-    load_progress,
-    load_tensors,
-    save_tensors,
-    write_atomically,
-)
+from czsl_sac.training.checkpoints import load_progress, load_weights
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.loop import BEST, LAST, MEMORY, fit, training_images
 from czsl_sac.training.scoring import Protocol, evaluate_method
@@ -147,12 +143,12 @@ def load_run(
     accelerator = _accelerator(config)
     method, data = _build(config, accelerator)
     if checkpoint == "best":
-        method.load_trained_state(load_tensors(run_dir / BEST))
+        method.load_trained_state(load_weights(run_dir / BEST))
     else:
         method.load_trained_state(load_progress(run_dir / LAST)["weights"])
     method.eval()
     with accelerator.autocast():
-        memory = load_tensors(run_dir / MEMORY) if (run_dir / MEMORY).is_file() else {}
+        memory = load_weights(run_dir / MEMORY) if (run_dir / MEMORY).is_file() else {}
         if checkpoint == "best" and memory:
             method.load_memory_state(memory)
         else:
