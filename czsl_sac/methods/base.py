@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.methods.predictor import ChunkedPredictor, Predictor
 from czsl_sac.space import CompositionSpace
+
+__all__ = [
+    "CZSLMethod",
+    "ChunkedPredictor",
+    "ParameterGroup",
+    "Predictor",
+    "primitive_indices",
+]
 
 
 class ParameterGroup(NamedTuple):
@@ -23,24 +32,6 @@ class ParameterGroup(NamedTuple):
 
     name: str
     parameters: list[nn.Parameter]
-
-
-class Predictor:
-    """Scores images against the compositions of one space, with text features made once.
-
-    A predictor belongs to one pass over a stream of images: it may hold state that the stream
-    changes, as the dynamically updated memory bank does.
-
-    Args:
-        space: the compositions to score, C of them.
-    """
-
-    def __init__(self, space: CompositionSpace) -> None:
-        self.space = space
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return scores `[B, C]` (the higher the better) of images `[B, 3, H, W]`."""
-        raise NotImplementedError
 
 
 class CZSLMethod(nn.Module):

@@ -1,6 +1,6 @@
 """DFSP: prompts taken apart into attributes and objects, and fused with the image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.modules.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.modules.conditioned_text import align_in_chunks
 from czsl_sac.modules.text_image_fusion import Fusion, TextImageFusion
@@ -34,6 +35,25 @@ class DecomposedText(NamedTuple):
     features: Tensor
     fused: Tensor
     primitives: Tensor
+
+    def split(self, size: int) -> "Iterator[DecomposedText]":
+        """Yield `size` compositions at a time; the primitives stay those of all."""
+        parts = (self.pairs.split(size), self.features.split(size), self.fused.split(size))
+        for pairs, features, fused in zip(*parts, strict=True):
+            yield DecomposedText(pairs, features, fused, self.primitives)
+
+
+class FusedImages(NamedTuple):
+    """What is left of B images after the fusion.
+
+    Attributes:
+        tokens: in the joint space, `[B, T, D]`.
+        primitives: with `"img2txt"`, the last state of each primitive's prompt as each image makes
+            it, `[B, P, W]`; else None.
+    """
+
+    tokens: Tensor
+    primitives: Tensor | None
 
 
 class DFSP(CZSLMethod):
@@ -154,27 +174,40 @@ class DFSP(CZSLMethod):
             sums / counts.clamp(min=1)[:, None, None],
         )
 
-    def fused_logits(self, states: Tensor, text: DecomposedText) -> Tensor:
-        """Return the logits `[B, C]` of the fused image and the fused text.
+    def fuse(self, states: Tensor, text: DecomposedText) -> FusedImages:
+        """Return the images after the fusion.
 
         Args:
             states: of the vision tower, `[B, T, vision_width]`.
             text: what `decomposed_text` returned.
         """
-        visual, tower = self.backbone.visual, self.backbone.text
+        visual = self.backbone.visual
         image = self.fusion.image(states, text.primitives)
         tokens = self._blend(visual.project(states), visual.project(image))
         if self.fusion.fusion == "txt2img":
-            return self.aligner(tokens, self._blend(text.features, text.fused))
+            return FusedImages(tokens, None)
         # Of a prompt's tokens the last alone, end-of-text, is read from here on.
-        primitives = self.fusion.primitives(states, text.primitives)[:, :, -1]
+        return FusedImages(tokens, self.fusion.primitives(states, text.primitives)[:, :, -1])
+
+    def fused_logits(self, images: FusedImages, text: DecomposedText) -> Tensor:
+        """Return the logits `[B, C]` of the fused images and the fused text.
+
+        Args:
+            images: what `fuse` returned.
+            text: what `decomposed_text` returned, or some of its compositions.
+        """
+        if images.primitives is None:
+            return self.aligner(images.tokens, self._blend(text.features, text.fused))
+        primitives, tower = images.primitives, self.backbone.text
 
         def condition(features: Tensor, columns: Tensor) -> Tensor:
             attribute, object_ = primitives[:, columns].unbind(2)
             return self._blend(features, tower.project(self.fusion.compose(attribute, object_)))
 
         compositions = (text.features, self._primitives(text.pairs))
-        return align_in_chunks(self.aligner, tokens, condition, compositions, self.chunk_size)
+        return align_in_chunks(
+            self.aligner, images.tokens, condition, compositions, self.chunk_size
+        )
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the four losses and their weighted sum.
@@ -198,7 +231,7 @@ class DFSP(CZSLMethod):
         logits = self.aligner(self.backbone.visual.project(states), text.features)
         counts = (len(self.space.attributes), len(self.space.objects))
         losses = {
-            "composition": alignment_loss(self.fused_logits(states, text), labels),
+            "composition": alignment_loss(self.fused_logits(self.fuse(states, text), text), labels),
             "prompt": alignment_loss(logits, labels),
         }
         for name, pairs, count in zip(
@@ -250,7 +283,7 @@ def _mean_by(logits: Tensor, groups: Tensor, count: int) -> Tensor:
     return (sums / sizes.clamp(min=1)).masked_fill(sizes == 0, -torch.inf)
 
 
-class _DFSPPredictor(Predictor):
+class _DFSPPredictor(ChunkedPredictor):
     @torch.no_grad()
     def __init__(self, method: DFSP, space: CompositionSpace) -> None:
         super().__init__(space)
@@ -258,7 +291,22 @@ class _DFSPPredictor(Predictor):
         self.text = method.decomposed_text(primitive_indices(method, space))
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return fused logits `[B, C]`."""
-        states = self.method.backbone.visual.states(images)
-        return self.method.fused_logits(states, self.text)
+    def encode(self, images: Tensor) -> FusedImages:
+        """Return the fused images."""
+        return self.method.fuse(self.method.backbone.visual.states(images), self.text)
+
+    @torch.no_grad()
+    def score_chunks(self, encoded: FusedImages) -> Iterator[Tensor]:
+        """Yield fused logits `[B, c]`."""
+        for text in self.text.split(self.chunk_size):
+            yield self.method.fused_logits(encoded, text)
+
+    @property
+    def gap_text(self) -> Tensor:
+        """The texts `[C, D]`: fused with `"txt2img"`, before the fusion with `"img2txt"`."""
+        return self.method._blend(self.text.features, self.text.fused)
+
+    def gap_features(self, encoded: FusedImages, targets: Tensor) -> dict[str, Tensor]:
+        """Return the class token after the fusion, and what the head compares with the text."""
+        text = self.method._blend(self.text.features[targets], self.text.fused[targets])
+        return token_features(self.method.aligner, encoded.tokens, text)

@@ -6,6 +6,7 @@ from torch import Tensor
 from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.predictor import AlignmentPredictor
 from czsl_sac.modules.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.space import CompositionSpace
 from czsl_sac.text.prompts import SoftPrompts
@@ -55,19 +56,8 @@ class PromptTuning(CZSLMethod):
         logits = self.aligner(self.backbone.encode_image(images), text)
         return {"total": alignment_loss(logits, self.seen_targets(targets))}
 
+    @torch.no_grad()
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space`, with one text feature a composition."""
-        return _PromptPredictor(self, space)
-
-
-class _PromptPredictor(Predictor):
-    @torch.no_grad()
-    def __init__(self, method: PromptTuning, space: CompositionSpace) -> None:
-        super().__init__(space)
-        self.method = method
-        self.text = method.prompts.compositions(primitive_indices(method, space))
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return logits `[B, C]`."""
-        return self.method.aligner(self.method.backbone.encode_image(images), self.text)
+        text = self.prompts.compositions(primitive_indices(self, space))
+        return AlignmentPredictor(space, self.backbone, self.aligner, text)

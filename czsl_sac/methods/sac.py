@@ -10,7 +10,6 @@ from torch import Tensor
 
 from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.functional.alignment import feature_similarity
-from czsl_sac.functional.fusion import PathProbabilities, combine_primitives, fuse_predictions
 from czsl_sac.functional.losses import (
     alignment_loss,
     base_loss,
@@ -19,7 +18,8 @@ from czsl_sac.functional.losses import (
     distillation_loss,
     total_loss,
 )
-from czsl_sac.methods.base import CZSLMethod, ParameterGroup, Predictor, primitive_indices
+from czsl_sac.methods.base import CZSLMethod, ParameterGroup
+from czsl_sac.methods.sac_predictor import SACPredictor
 from czsl_sac.modules.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.modules.condensation import VisualCondenser
 from czsl_sac.modules.memory_bank import EmptySlots, EntropyMemoryBank, TextSlot
@@ -179,7 +179,8 @@ class SAC(CZSLMethod):
         if self.condenser is not None and stage != "align":
             if stage == "joint":
                 tokens, text = tokens.detach(), text.detach()
-            condensed = self._condensed_logits(self.condenser(tokens), text)
+            feature = self.condenser(tokens)
+            condensed = [self.condensed_logits(feature, t) for t in text]
             losses["vac"] = base_loss(
                 *(alignment_loss(s, y) for s, y in zip(condensed, truth, strict=True))
             )
@@ -221,7 +222,7 @@ class SAC(CZSLMethod):
         self.memory = self.new_bank(text.composition)
         for images in batches:
             feature = self.condenser(self.backbone.encode_image(images))
-            logits = self._condensed_logits(feature, text)[0]
+            logits = self.condensed_logits(feature, text.composition)
             self.memory.update(feature, composition_probabilities(logits, 1.0))
 
     def memory_state(self) -> dict[str, Tensor]:
@@ -263,76 +264,6 @@ class SAC(CZSLMethod):
         """
         return SACPredictor(self, space, stage)
 
-    def _condensed_logits(self, feature: Tensor, text: TextFeatures) -> list[Tensor]:
-        return [feature_similarity(feature, t) / self.temperature for t in text]
-
-
-class SACPredictor(Predictor):
-    """SAC's inference (Eq. 12, 13; lines 17 to 21 of Alg. 1) over one stream of images.
-
-    With a dynamic bank every batch is first predicted, then taken in: the scores depend on the
-    order of the stream, and the result is transductive.
-
-    Args:
-        method: a trained SAC.
-        space: the compositions to score.
-        stage: see `SAC.predictor`.
-
-    Attributes:
-        bank: the memory bank of this stream, or None.
-    """
-
-    @torch.no_grad()
-    def __init__(self, method: SAC, space: CompositionSpace, stage: str | None = None) -> None:
-        super().__init__(space)
-        self.method = method
-        self.condenser = None if stage == "align" else method.condenser
-        self.pairs = primitive_indices(method, space)
-        self.text = method.text_features(self.pairs)
-        self.bank: EntropyMemoryBank | None = None
-        if method.bank_options is not None and stage is None:
-            self.bank = method.new_bank(self.text.composition)
-            if method.memory is not None:
-                columns = {pair: column for column, pair in enumerate(space.pairs)}
-                adopted = [columns.get(pair, -1) for pair in method.space.seen]
-                self.bank.adopt_(method.memory, torch.tensor(adopted))
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return p̂(c|x) `[B, C]` of images `[B, 3, H, W]`, then update a dynamic bank."""
-        sa, vac, bank = self.paths(images)
-        if vac is None:
-            return combine_primitives(sa, self.pairs)
-        beta, gamma = self.method.beta, self.method.gamma
-        return fuse_predictions(sa, vac, bank, pairs=self.pairs, beta=beta, gamma=gamma)
-
-    @torch.no_grad()
-    def paths(
-        self, images: Tensor
-    ) -> tuple[PathProbabilities, PathProbabilities | None, Tensor | None]:
-        """Return the predictions that Eq. 12 fuses, then update a dynamic bank.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-
-        Returns:
-            Probabilities of sparse alignment, of the condenser or None, and p_mb `[B, C]` of the
-            bank or None.
-        """
-        method = self.method
-        tokens = method.backbone.encode_image(images)
-        sa = _probabilities(method.aligner(tokens, t) for t in self.text)
-        if self.condenser is None:
-            return sa, None, None
-        feature = self.condenser(tokens)
-        vac = _probabilities(method._condensed_logits(feature, self.text))
-        if self.bank is None:
-            return sa, vac, None
-        bank = composition_probabilities(self.bank(feature), 1.0)
-        if method.bank_options is not None and method.bank_options.dynamic:
-            self.bank.update(feature, vac.composition)
-        return sa, vac, bank
-
-
-def _probabilities(logits: Iterable[Tensor]) -> PathProbabilities:
-    return PathProbabilities(*(composition_probabilities(each, 1.0) for each in logits))
+    def condensed_logits(self, feature: Tensor, text: Tensor) -> Tensor:
+        """Return the condenser's logits `[B, C]` of v_q `[B, D]` and unit texts `[C, D]`."""
+        return feature_similarity(feature, text) / self.temperature

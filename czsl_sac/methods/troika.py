@@ -1,5 +1,6 @@
 """Troika: three prompts, three views of an image, and texts pulled towards it."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.modules.alignment import Aligner, Alignment, ClassTokenAligner, build_aligner
 from czsl_sac.modules.conditioned_text import align_in_chunks
 from czsl_sac.modules.traction import CrossModalTraction
@@ -135,20 +137,31 @@ class Troika(CZSLMethod):
         Returns:
             `[B, C]`, `[B, A]` and `[B, O]`.
         """
-        tokens = self.backbone.encode_image(images)
+        branches = self.branches(self.backbone.encode_image(images))
+        return [branch(text) for branch, text in zip(branches, texts, strict=True)]
+
+    def branches(self, tokens: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Return what makes logits of texts, for composition, attribute and object.
+
+        Args:
+            tokens: of the images, `[B, T, D]`.
+
+        Returns:
+            Three functions, each from unit texts `[K, D]`, before traction, to logits `[B, K]`.
+        """
         views = self._views(tokens)
         if self.traction is None or self.patch_norm is None:
-            return [self.aligner(view, text) for view, text in zip(views, texts, strict=True)]
+            return [partial(self.aligner, view) for view in views]
         normed = self.patch_norm(tokens)
         context = self.traction.keys_values(normed)
-        logits = []
-        for branch, (view, text) in enumerate(zip(views, texts, strict=True)):
+        branches: list[Callable[[Tensor], Tensor]] = []
+        for branch, view in enumerate(views):
             if branch and self.legacy_patch_norm:
                 normed = self.patch_norm(normed)
                 context = self.traction.keys_values(normed)
             tracted = partial(self.traction, context=context)
-            logits.append(align_in_chunks(self.aligner, view, tracted, (text,), self.chunk_size))
-        return logits
+            branches.append(partial(self._tracted_logits, view, tracted))
+        return branches
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of the three branches and their weighted sum.
@@ -185,6 +198,11 @@ class Troika(CZSLMethod):
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space`: the composition's logit plus p(a) p(o)."""
         return _TroikaPredictor(self, space)
+
+    def _tracted_logits(
+        self, view: Tensor, tracted: Callable[[Tensor], Tensor], text: Tensor
+    ) -> Tensor:
+        return align_in_chunks(self.aligner, view, tracted, (text,), self.chunk_size)
 
     def _views(self, tokens: Tensor) -> list[Tensor]:
         """Return what composition, attribute and object are compared with, `[B, T, D]` each."""
@@ -232,7 +250,7 @@ class Disentangler(nn.Module):
         return self.dropout(F.relu(rows)).unflatten(0, tokens.shape[:2])
 
 
-class _TroikaPredictor(Predictor):
+class _TroikaPredictor(ChunkedPredictor):
     @torch.no_grad()
     def __init__(self, method: Troika, space: CompositionSpace) -> None:
         super().__init__(space)
@@ -241,8 +259,30 @@ class _TroikaPredictor(Predictor):
         self.texts = method.text_features(self.pairs)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return logits plus p(a|x) p(o|x), `[B, C]`."""
-        composition, *primitives = self.method.branch_logits(images, self.texts)
-        attribute, object_ = (composition_probabilities(logits, 1.0) for logits in primitives)
-        return combine_primitives(PathProbabilities(composition, attribute, object_), self.pairs)
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the tokens `[B, T, D]`."""
+        return self.method.backbone.encode_image(images)
+
+    @torch.no_grad()
+    def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
+        """Yield logits plus p(a|x) p(o|x), `[B, c]`."""
+        branches = self.method.branches(encoded)
+        attribute, object_ = (
+            composition_probabilities(branch(text), 1.0)
+            for branch, text in zip(branches[1:], self.texts[1:], strict=True)
+        )
+        for text, pairs in zip(
+            self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
+        ):
+            yield combine_primitives(
+                PathProbabilities(branches[0](text), attribute, object_), pairs
+            )
+
+    @property
+    def gap_text(self) -> Tensor:
+        """The compositions' texts before traction, `[C, D]`."""
+        return self.texts[0]
+
+    def gap_features(self, encoded: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the class token, and what the head compares with the composition's text."""
+        return token_features(self.method.aligner, encoded, self.texts[0][targets])

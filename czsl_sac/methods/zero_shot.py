@@ -1,10 +1,10 @@
 """Zero-shot CLIP: no training, prompts "a photo of {attribute} {object}" (Radford et al., 2021)."""
 
 import torch
-from torch import Tensor
 
 from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.predictor import AlignmentPredictor
 from czsl_sac.modules.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.space import CompositionSpace
 from czsl_sac.text.prompts import clean_name
@@ -41,25 +41,15 @@ class ZeroShotCLIP(CZSLMethod):
         self.template = template
         self.aligner = build_aligner(alignment, backbone.temperature)
 
+    @torch.no_grad()
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space`, with one text feature a composition."""
         primitive_indices(self, space)
-        return _ZeroShotPredictor(self, space)
-
-
-class _ZeroShotPredictor(Predictor):
-    @torch.no_grad()
-    def __init__(self, method: ZeroShotCLIP, space: CompositionSpace) -> None:
-        super().__init__(space)
-        self.method = method
         prompts = [
-            f"{method.template} {clean_name(attribute)} {clean_name(obj)}"
+            f"{self.template} {clean_name(attribute)} {clean_name(obj)}"
             for attribute, obj in space.pairs
         ]
-        ids = method.backbone.tokenizer(prompts).to(method.seen_pairs.device)
-        self.text = method.backbone.encode_text(ids)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return logits `[B, C]`."""
-        return self.method.aligner(self.method.backbone.encode_image(images), self.text)
+        text = self.backbone.encode_text(
+            self.backbone.tokenizer(prompts).to(self.seen_pairs.device)
+        )
+        return AlignmentPredictor(space, self.backbone, self.aligner, text)

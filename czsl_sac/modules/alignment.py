@@ -12,6 +12,7 @@ from czsl_sac.functional.alignment import (
     class_token_similarity,
     weighted_similarity,
 )
+from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.kernels import patch_max, patch_max_values
 
 Reduction = Literal["max", "mean", "attention", "linear"]
@@ -86,10 +87,34 @@ class Aligner(nn.Module):
             )
         return values, indices
 
+    def compared_feature(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """Return the vector of each image that its text is compared with: s = ⟨vector, t⟩.
+
+        For the maximum that is the winning token, for the other reductions the weighted mean of
+        the tokens.
+
+        Args:
+            tokens: `[B, T, D]`, the class token first.
+            text: one text per image, `[B, D]`.
+
+        Returns:
+            `[B, D]`, made of unit tokens, not normalised again; float32 or float64.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        check_tokens_and_text(tokens, text.unsqueeze(1))
+        tokens, text = at_least_float32(tokens), at_least_float32(text)
+        return self._compared(F.normalize(tokens, dim=-1), F.normalize(text, dim=-1))
+
     def _align(
         self, tokens: Tensor, text: Tensor, with_indices: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return values `[B, C]` and, if wanted, winning tokens, of unit tokens and unit text."""
+        raise NotImplementedError
+
+    def _compared(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """Return `[B, D]` of unit tokens `[B, T, D]` and one unit text per image, `[B, D]`."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -164,13 +189,7 @@ class PatchMaxAligner(Aligner):
     def _align(
         self, tokens: Tensor, text: Tensor, with_indices: bool
     ) -> tuple[Tensor, Tensor | None]:
-        first = 1 if self.tokens == "patches" else 0
-        reduced = tokens[:, first:]
-        if reduced.shape[1] == 0:
-            raise ValueError(
-                "tokens holds the class token alone but the aligner was made with "
-                "tokens='patches': pass the patch tokens too, or use tokens='all'."
-            )
+        first, reduced = self._reduced(tokens)
         indices = None
         if self.reduction == "max" and with_indices:
             values, indices = patch_max(reduced, text, impl=self.impl)
@@ -183,6 +202,25 @@ class PatchMaxAligner(Aligner):
             class_token = class_token_similarity(tokens, text)
             values = blend_similarities(values, class_token, self.class_weight)
         return values, indices
+
+    def _compared(self, tokens: Tensor, text: Tensor) -> Tensor:
+        _, reduced = self._reduced(tokens)
+        if self.reduction == "max":
+            winner = (reduced @ text.unsqueeze(-1)).argmax(dim=1, keepdim=True)
+            feature = reduced.take_along_dim(winner, dim=1).squeeze(1)
+        else:
+            feature = (self._weights(reduced).unsqueeze(1) @ reduced).squeeze(1)
+        return torch.lerp(feature, tokens[:, 0], self.class_weight)
+
+    def _reduced(self, tokens: Tensor) -> tuple[int, Tensor]:
+        """Return the first token that the reduction looks at, and all of these."""
+        first = 1 if self.tokens == "patches" else 0
+        if tokens.shape[1] == first:
+            raise ValueError(
+                "tokens holds the class token alone but the aligner was made with "
+                "tokens='patches': pass the patch tokens too, or use tokens='all'."
+            )
+        return first, tokens[:, first:]
 
     def _weights(self, tokens: Tensor) -> Tensor:
         if self.token_scores is None:
@@ -255,6 +293,9 @@ class ClassTokenAligner(Aligner):
     ) -> tuple[Tensor, Tensor | None]:
         values = class_token_similarity(tokens[:, :1], text)
         return values, torch.zeros_like(values, dtype=torch.int64)
+
+    def _compared(self, tokens: Tensor, text: Tensor) -> Tensor:
+        return tokens[:, 0]
 
 
 def build_aligner(
