@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -151,3 +152,23 @@ def test_every_option_is_documented_and_named_once() -> None:
         for field, doc in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign):
                 assert isinstance(doc, ast.Expr), f"{ast.unparse(field)} has no docstring"
+
+
+@pytest.mark.parametrize("options", [DataConfig, BackboneConfig, ModelConfig, OptimConfig])
+def test_every_option_is_read(options: type) -> None:
+    """By the parts of a run: an option that changes nothing is worse than none."""
+    package = Path(inspect.getfile(TrainConfig)).parents[1]
+    readers = [
+        path.read_text("utf-8")
+        for folder in ("training", "cli")
+        for path in (package / folder).glob("*.py")
+        if path.name not in ("config.py", "presets.py")
+    ]
+    group = options.__name__.removesuffix("Config").lower()
+    owner = rf"\b(?:config|{group}|optim)"  # what the code calls a group of options
+    unread = [
+        field.name
+        for field in dataclasses.fields(options)
+        if not any(re.search(rf"{owner}\.{field.name}\b", text) for text in readers)
+    ]
+    assert not unread

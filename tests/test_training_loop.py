@@ -50,7 +50,7 @@ class Toy:
         return self.space.mask(self.pairs[name]) | self.space.seen_mask
 
 
-def make_method(schedule: str) -> SAC:
+def make_method(schedule: str, *, dropout: float = 0.3) -> SAC:
     torch.manual_seed(0)
     words = WordTokenizer(("a", "photo", "of", "red", "blue"), buckets=9, context_length=8)
     config = CLIPConfig(8, 16, 8, 16, 1, 2, 8, words.vocab_size, 8, 1, 2)
@@ -60,8 +60,8 @@ def make_method(schedule: str) -> SAC:
     return SAC(
         backbone,
         space,
-        prompts=SoftPrompts(backbone.text, words, space.attributes, space.objects, dropout=0.3),
-        condenser=VisualCondenser(8, num_blocks=1, num_heads=2, dropout=0.1),
+        prompts=SoftPrompts(backbone.text, words, space.attributes, space.objects, dropout=dropout),
+        condenser=VisualCondenser(8, num_blocks=1, num_heads=2, dropout=dropout / 3),
         temperature=0.1,
         schedule=schedule,  # type: ignore[arg-type]
     )

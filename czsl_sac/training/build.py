@@ -76,6 +76,7 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
             image_size=backbone.image_size,
             clutter=config.clutter,
             images_per_pair=config.images_per_pair,
+            eval_images_per_pair=config.eval_images_per_pair,
             split_seed=config.split_seed,
             mean=backbone.mean,
             std=backbone.std,

@@ -168,14 +168,14 @@ class _StageTrainer:
         self.scheduler = scheduler
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch and return the mean of each loss over its images."""
+        """Train one epoch; return the mean of each loss over its images, those of all processes."""
         # Everything random in an epoch follows from its number, so that resuming repeats it.
         seed = (self.seed * 1_000 + self.number) * 1_000 + epoch
         torch.manual_seed(seed)
         self.generator.manual_seed(seed)
         self.method.train_stage(self.stage)
         sums: dict[str, Tensor] = {}
-        images_seen = 0
+        images_seen = torch.zeros((), device=self.accelerator.device)
         for images, targets in self._with_bar(epoch):
             losses = self.wrapped(images, targets, self.stage)
             self.optimizer.zero_grad()
@@ -185,7 +185,12 @@ class _StageTrainer:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * len(targets)
         self.scheduler.step()
-        means = {name: float(value) / images_seen for name, value in sums.items()}
+        # Over all processes, so that a loss that is not finite in one of them stops them all.
+        images_seen, *totals = self.accelerator.reduce([images_seen, *sums.values()], "mean")
+        means = {
+            name: float(total) / float(images_seen)
+            for name, total in zip(sums, totals, strict=True)
+        }
         for name, value in means.items():
             if not abs(value) < float("inf"):
                 raise ValueError(

@@ -63,7 +63,7 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSum
         raise FileExistsError(
             f"{run_dir} already holds a run: pass --resume to continue it, or another --run-dir"
         )
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     method, data = _build(config, accelerator)
     if accelerator.is_main_process:
         write_atomically(run_dir / CONFIG, config.save)
@@ -140,7 +140,7 @@ def load_run(
             "differ from the run's own."
         )
     config = config.with_model(**changes)
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     method, data = _build(config, accelerator)
     if checkpoint == "best":
         method.load_trained_state(load_weights(run_dir / BEST))
@@ -156,7 +156,12 @@ def load_run(
     return method, data, config, accelerator
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Return device, mixed precision and processes as the run and its launcher have them.
+
+    Args:
+        config: the run.
+    """
     # A stage need not use every trainable parameter: the condenser is idle in Alg. 1's first loop.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(mixed_precision=config.optim.precision, kwargs_handlers=[unused])
