@@ -9,7 +9,7 @@ import pytest
 
 from czsl_sac.cli import evaluate, main, train
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.presets import PRESETS
+from czsl_sac.training.presets import PRESETS, preset_for
 
 
 def config_of(*arguments: str) -> TrainConfig:
@@ -45,6 +45,14 @@ def test_options_change_a_preset_whatever_their_order() -> None:
     changed = options.config.to_dict()
     changed["model"]["alignment"], changed["seed"] = "patch_max", 0
     assert TrainConfig.from_dict(changed) == PRESETS["scenes"]
+
+
+def test_the_method_decides_the_settings_of_a_preset() -> None:
+    troika = preset_for("mit-states", "troika")
+    chosen = ["--method", "troika", "--alignment", "patch_max", "--preset", "mit-states"]
+    assert config_of(*chosen) == troika.with_model(alignment="patch_max")
+    assert config_of("--preset", "mit-states", "--method=troika") == troika
+    assert config_of("--method", "csp") == preset_for("scenes", "csp")
 
 
 def test_options_of_every_kind_reach_their_field() -> None:

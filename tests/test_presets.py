@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 from czsl_sac.training.presets import (
     PRESETS,
+    SETTINGS,
     BackboneConfig,
     DataConfig,
+    MethodName,
     ModelConfig,
     OptimConfig,
     PresetName,
     TrainConfig,
+    preset_for,
 )
 
 
@@ -46,6 +49,61 @@ def test_presets_carry_the_settings_of_the_supplement(name: str, values: tuple[f
     assert (model.method, model.alignment, model.tokens, model.bank) == (
         *("sac", "patch_max", "all", "dynamic"),
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "values"),
+    [
+        # learning rate, batch size, epochs, StepLR, prompt dropout, primitives' weight
+        ("troika", "mit-states", (1e-4, 64, 10, 5, 0.3, None)),
+        ("troika", "ut-zappos", (5e-4, 128, 15, 5, 0.3, None)),
+        ("troika", "cgqa", (3.125e-6, 16, 15, 5, 0.0, 0.1)),
+        ("dfsp", "mit-states", (1e-4, 256, 20, 3, 0.3, None)),
+        ("dfsp", "ut-zappos", (5e-4, 256, 20, 3, 0.3, None)),
+        ("dfsp", "cgqa", (5e-5, 256, 20, 3, 0.3, None)),
+        ("csp", "mit-states", (5e-5, 128, 20, 20, 0.3, None)),
+        ("csp", "ut-zappos", (5e-4, 128, 20, 20, 0.2, None)),
+    ],
+)
+def test_other_methods_come_as_published(
+    method: MethodName, name: PresetName, values: tuple[float | None, ...]
+) -> None:
+    config = preset_for(name, method)
+    model, optim = config.model, config.optim
+    assert values == (
+        *(optim.lr, optim.batch_size, optim.epochs, optim.lr_step),
+        *(model.prompt_dropout, model.primitive_loss_weight),
+    )
+    assert (model.method, model.alignment) == (method, "cls")
+    assert config.backbone.backbone == "ViT-L/14"
+    assert config.backbone.train_backbone == ("adaptformer" if method == "troika" else "none")
+    assert (optim.weight_decay, optim.lr_gamma) == (1e-5, 0.5)
+    assert config.data == PRESETS[name].data
+
+
+def test_what_troika_and_dfsp_set_of_their_own() -> None:
+    published = {name: preset_for(name, "troika") for name in ("ut-zappos", "mit-states", "cgqa")}
+    layers = [(c.model.traction_layers, c.model.traction_dropout) for c in published.values()]
+    assert layers == [(2, 0.0), (3, 0.1), (2, 0.0)]
+    assert [c.optim.eval_batch_size for c in published.values()] == [64, 32, 4]
+    fusions = [preset_for(name, "dfsp").model.fusion for name in published]
+    assert fusions == ["img2txt", "txt2img", "txt2img"]
+
+
+def test_a_method_sets_options_that_exist_and_no_more() -> None:
+    fields = {
+        field.name
+        for group in (BackboneConfig, ModelConfig, OptimConfig)
+        for field in dataclasses.fields(group)
+    }
+    assert {"sac", *SETTINGS} == set(get_args(MethodName))
+    for method, name in itertools.product(get_args(MethodName), get_args(PresetName)):
+        config, settings = preset_for(name, method), SETTINGS.get(method, {}).get(name, {})
+        assert settings.keys() <= fields
+        values = {**vars(config.backbone), **vars(config.model), **vars(config.optim)}
+        assert settings.items() <= values.items()
+        assert config.model.method == method
+    assert preset_for("cgqa") == PRESETS["cgqa"]
 
 
 def test_preset_names_are_data_set_names() -> None:

@@ -5,18 +5,18 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import tyro
 
 from czsl_sac.cli.options import parse_options, peek_options
 from czsl_sac.cli.tables import result_table
-from czsl_sac.training.presets import PRESETS, PresetName, TrainConfig
+from czsl_sac.training.presets import PRESETS, MethodName, PresetName, TrainConfig, preset_for
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a method. The preset sets every option; the options given change it.
+    """Train a method. Preset and method set every option; the options given change it.
 
     The run folder receives the configuration, the metrics as JSON lines, and two checkpoints:
     last, and best by validation AUC.
@@ -24,7 +24,7 @@ class TrainOptions:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     preset: PresetName = "scenes"
-    """Configuration to start from; its values are the defaults shown here."""
+    """Data set whose settings, for the method, are the defaults shown here."""
     run_dir: Path | None = None
     """Folder of the run; None makes a new one under runs/."""
     resume: bool = False
@@ -36,6 +36,7 @@ class _Start:
     """The options that decide the default of every other."""
 
     preset: str | None = None
+    method: str = "sac"
     run_dir: Path | None = None
     resume: bool = False
 
@@ -85,7 +86,10 @@ def _defaults(start: _Start) -> TrainOptions:
             near = difflib.get_close_matches(name, PRESETS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PRESETS)}"
             raise ValueError(f"unknown preset {name!r}: {hint}")
-        return TrainOptions(PRESETS[name], preset=cast(PresetName, name))
+        # The parser of all options says what is wrong with an unknown method.
+        method = start.method if start.method in get_args(MethodName) else "sac"
+        config = preset_for(cast(PresetName, name), cast(MethodName, method))
+        return TrainOptions(config, preset=cast(PresetName, name))
     if start.preset:
         raise ValueError(
             "--resume continues with the run's own configuration, so --preset cannot be given too"

@@ -1,5 +1,7 @@
 """From a configuration to the parts of a run: data, backbone and method."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 
 from czsl_sac.backbones import CLIPBackbone, apply_adaptformer, apply_lora, load_backbone
@@ -18,7 +20,13 @@ from czsl_sac.modules.alignment import Aligner, build_aligner
 from czsl_sac.modules.condensation import VisualCondenser
 from czsl_sac.space import CompositionSpace
 from czsl_sac.text.prompts import SoftPrompts
-from czsl_sac.training.config import BackboneConfig, DataConfig, ModelConfig, TrainConfig
+from czsl_sac.training.config import (
+    BackboneConfig,
+    DataConfig,
+    MethodName,
+    ModelConfig,
+    TrainConfig,
+)
 
 
 def build_backbone(config: BackboneConfig) -> CLIPBackbone:
@@ -111,70 +119,68 @@ def build_method(
     """
     torch.manual_seed(config.seed)
     model = config.model
-    temperature = backbone.temperature if model.temperature is None else model.temperature
     aligner = build_aligner(
         model.alignment,
-        temperature,
+        _temperature(model, backbone),
         reduction=model.reduction,
         tokens=model.tokens,
         class_weight=model.cls_weight,
         dim=backbone.embed_dim,
     )
-    if model.method == "zero-shot":
-        return ZeroShotCLIP(backbone, space, alignment=aligner, template=model.template)
-    if model.method == "coop":
-        return CoOp(backbone, space, alignment=aligner, template=model.template)
-    if model.method == "csp":
-        return CSP(
-            backbone,
-            space,
-            alignment=aligner,
-            template=model.template,
-            dropout=model.prompt_dropout,
-        )
-    prompts = SoftPrompts(
-        backbone.text,
-        backbone.tokenizer,
-        space.attributes,
-        space.objects,
-        template=model.template,
-        dropout=model.prompt_dropout,
-        train_context=model.train_context,
-        train_primitives=model.train_primitives,
-        shared_context=model.method == "dfsp",
-    )
-    if model.method == "troika":
-        return _troika(model, backbone, space, aligner, prompts)
-    if model.method == "dfsp":
-        return _dfsp(model, backbone, space, aligner, prompts)
-    return SAC(
+    return _METHODS[model.method](config, backbone, space, aligner)
+
+
+def _zero_shot(
+    config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace, aligner: Aligner
+) -> ZeroShotCLIP:
+    return ZeroShotCLIP(backbone, space, alignment=aligner, template=config.model.template)
+
+
+def _coop(
+    config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace, aligner: Aligner
+) -> CoOp:
+    return CoOp(backbone, space, alignment=aligner, template=config.model.template)
+
+
+def _csp(
+    config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace, aligner: Aligner
+) -> CSP:
+    model = config.model
+    return CSP(
         backbone,
         space,
         alignment=aligner,
-        prompts=prompts,
-        condenser=_condenser(model, backbone.embed_dim) if model.condense else None,
-        bank=_bank(model),
-        temperature=temperature,
-        alpha=model.alpha,
-        beta=model.beta,
-        gamma=model.gamma,
-        schedule=config.optim.schedule,
+        template=model.template,
+        dropout=model.prompt_dropout,
+    )
+
+
+def _dfsp(
+    config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace, aligner: Aligner
+) -> DFSP:
+    model = config.model
+    weight = model.primitive_loss_weight
+    return DFSP(
+        backbone,
+        space,
+        alignment=aligner,
+        fusion=model.fusion,
+        prompts=_prompts(model, backbone, space, shared_context=True),
+        primitive_loss_weight=0.01 if weight is None else weight,
+        chunk_size=model.chunk_size,
     )
 
 
 def _troika(
-    model: ModelConfig,
-    backbone: CLIPBackbone,
-    space: CompositionSpace,
-    aligner: Aligner,
-    prompts: SoftPrompts,
+    config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace, aligner: Aligner
 ) -> Troika:
+    model = config.model
     weight = model.primitive_loss_weight
     return Troika(
         backbone,
         space,
         alignment=aligner,
-        prompts=prompts,
+        prompts=_prompts(model, backbone, space),
         disentangle=model.disentangle,
         text=model.text_side,
         traction_layers=model.traction_layers,
@@ -186,22 +192,58 @@ def _troika(
     )
 
 
-def _dfsp(
-    model: ModelConfig,
-    backbone: CLIPBackbone,
-    space: CompositionSpace,
-    aligner: Aligner,
-    prompts: SoftPrompts,
-) -> DFSP:
-    weight = model.primitive_loss_weight
-    return DFSP(
+def _sac(
+    config: TrainConfig, backbone: CLIPBackbone, space: CompositionSpace, aligner: Aligner
+) -> SAC:
+    model = config.model
+    return SAC(
         backbone,
         space,
         alignment=aligner,
-        fusion=model.fusion,
-        prompts=prompts,
-        primitive_loss_weight=0.01 if weight is None else weight,
-        chunk_size=model.chunk_size,
+        prompts=_prompts(model, backbone, space),
+        condenser=_condenser(model, backbone.embed_dim) if model.condense else None,
+        bank=_bank(model),
+        temperature=_temperature(model, backbone),
+        alpha=model.alpha,
+        beta=model.beta,
+        gamma=model.gamma,
+        schedule=config.optim.schedule,
+    )
+
+
+_METHODS: Mapping[
+    MethodName, Callable[[TrainConfig, CLIPBackbone, CompositionSpace, Aligner], CZSLMethod]
+] = {
+    "sac": _sac,
+    "troika": _troika,
+    "csp": _csp,
+    "coop": _coop,
+    "dfsp": _dfsp,
+    "zero-shot": _zero_shot,
+}
+
+
+def _temperature(model: ModelConfig, backbone: CLIPBackbone) -> float:
+    return backbone.temperature if model.temperature is None else model.temperature
+
+
+def _prompts(
+    model: ModelConfig,
+    backbone: CLIPBackbone,
+    space: CompositionSpace,
+    *,
+    shared_context: bool = False,
+) -> SoftPrompts:
+    return SoftPrompts(
+        backbone.text,
+        backbone.tokenizer,
+        space.attributes,
+        space.objects,
+        template=model.template,
+        dropout=model.prompt_dropout,
+        train_context=model.train_context,
+        train_primitives=model.train_primitives,
+        shared_context=shared_context,
     )
 
 

@@ -7,11 +7,21 @@ does, its unit or range, and where it comes from.
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from czsl_sac.training.schema import check_range, check_types, from_json, to_json
 
-__all__ = ["BackboneConfig", "DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
+__all__ = [
+    "BackboneConfig",
+    "DataConfig",
+    "MethodName",
+    "ModelConfig",
+    "OptimConfig",
+    "TrainConfig",
+]
+
+MethodName: TypeAlias = Literal["sac", "troika", "csp", "coop", "dfsp", "zero-shot"]
+"""Names of the methods, as `--method` takes them."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +97,9 @@ class BackboneConfig:
 class ModelConfig:
     """The method: alignment, prompts, condensation, memory bank and fusion."""
 
-    method: Literal["sac", "troika", "csp", "coop", "dfsp", "zero-shot"] = "sac"
-    """Method to train; zero-shot only evaluates the backbone."""
+    method: MethodName = "sac"
+    """Method to train, which also decides the defaults of a preset; zero-shot only evaluates the
+    backbone."""
     alignment: Literal["patch_max", "cls"] = "patch_max"
     """Sparse alignment (Eq. 1, 2), or the class token alone as most methods use."""
     reduction: Literal["max", "mean", "attention", "linear"] = "max"
