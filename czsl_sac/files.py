@@ -31,9 +31,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are its owner's alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can be read only by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def save_tensors(

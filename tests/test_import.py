@@ -23,7 +23,7 @@ CONTRACT = {
 # Lower layers first; a module may import its own layer and those before it.
 LAYERS = [
     *("_version", "functional", "kernels", "modules", "space", "text", "files", "backbones"),
-    *("methods", "data", "evaluation", "training", "cli", "__main__"),
+    *("methods", "data", "evaluation", "training", "reporting", "cli", "__main__"),
 ]
 
 

@@ -15,6 +15,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
     "evaluate": "score a finished run on a split",
+    "predict": "name the compositions that image files show",
     "info": "show versions, devices and which kernel would run",
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from czsl_sac.backbones.clip import CLIPBackbone
 from czsl_sac.methods.predictor import ChunkedPredictor, Predictor
+from czsl_sac.modules.alignment import Aligner
 from czsl_sac.space import CompositionSpace
 
 __all__ = [
@@ -37,7 +38,7 @@ class ParameterGroup(NamedTuple):
 class CZSLMethod(nn.Module):
     """Base of all methods.
 
-    A subclass sets `stages`, and implements `forward` (the losses), unless it is not
+    A subclass sets `stages` and `aligner`, and implements `forward` (the losses), unless it is not
     trained, and `predictor`.
 
     Args:
@@ -51,6 +52,9 @@ class CZSLMethod(nn.Module):
 
     stages: tuple[str, ...] = ("train",)
     """Names of the training loops that follow each other; empty for a method without training."""
+
+    aligner: Aligner
+    """How tokens and texts of compositions are compared."""
 
     seen_pairs: Tensor
     seen_position: Tensor

@@ -1,6 +1,7 @@
 """DFSP: prompts taken apart into attributes and objects, and fused with the image."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.modules.alignment import Aligner, Alignment, build_aligner
-from czsl_sac.modules.conditioned_text import align_in_chunks
+from czsl_sac.modules.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.modules.text_image_fusion import Fusion, TextImageFusion
 from czsl_sac.space import CompositionSpace
 from czsl_sac.text.prompts import SoftPrompts
@@ -198,16 +199,25 @@ class DFSP(CZSLMethod):
         """
         if images.primitives is None:
             return self.aligner(images.tokens, self._blend(text.features, text.fused))
-        primitives, tower = images.primitives, self.backbone.text
-
-        def condition(features: Tensor, columns: Tensor) -> Tensor:
-            attribute, object_ = primitives[:, columns].unbind(2)
-            return self._blend(features, tower.project(self.fusion.compose(attribute, object_)))
-
         compositions = (text.features, self._primitives(text.pairs))
+        condition = partial(self._conditioned, images.primitives)
         return align_in_chunks(
             self.aligner, images.tokens, condition, compositions, self.chunk_size
         )
+
+    def fused_text(self, images: FusedImages, text: DecomposedText, columns: Tensor) -> Tensor:
+        """Return the fused text `[B, D]` of one composition an image.
+
+        Args:
+            images: what `fuse` returned.
+            text: what `decomposed_text` returned.
+            columns: of `text`, `[B]`.
+        """
+        features = text.features[columns]
+        if images.primitives is None:
+            return self._blend(features, text.fused[columns])
+        primitives = self._primitives(text.pairs[columns])
+        return own_texts(self._conditioned(images.primitives, features, primitives))
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the four losses and their weighted sum.
@@ -267,6 +277,12 @@ class DFSP(CZSLMethod):
             sums = sums.index_add(0, column, states)
         return features, fused, sums
 
+    def _conditioned(self, states: Tensor, features: Tensor, primitives: Tensor) -> Tensor:
+        """Return texts `[B, c, D]` of primitives `[c, 2]`, whose states are `[B, P, W]`."""
+        attribute, object_ = states[:, primitives].unbind(2)
+        fused = self.backbone.text.project(self.fusion.compose(attribute, object_))
+        return self._blend(features, fused)
+
     def _primitives(self, pairs: Tensor) -> Tensor:
         """Return the rows of `pairs` `[C, 2]` among all primitives, attributes first."""
         return pairs + pairs.new_tensor([0, len(self.space.attributes)])
@@ -300,6 +316,11 @@ class _DFSPPredictor(ChunkedPredictor):
         """Yield fused logits `[B, c]`."""
         for text in self.text.split(self.chunk_size):
             yield self.method.fused_logits(encoded, text)
+
+    @torch.no_grad()
+    def compared(self, encoded: FusedImages, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fused tokens `[B, T, D]` and the fused texts `[B, D]` of `columns` `[B]`."""
+        return encoded.tokens, self.method.fused_text(encoded, self.text, columns)
 
     @property
     def gap_text(self) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.functional.losses import composition_probabilities
 from czsl_sac.modules.alignment import Aligner, ClassTokenAligner
 from czsl_sac.space import CompositionSpace
 
@@ -59,6 +60,43 @@ class Predictor:
             `[B, c]` each. By default the whole, `[B, C]`, at once.
         """
         yield self(encoded)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return scores as probabilities over the compositions of this predictor.
+
+        By default scores are logits, divided by the method's τ already: their softmax.
+
+        Args:
+            scores: what a call returned, `[B, C]`.
+
+        Returns:
+            `[B, C]` float32 (float64 for float64 scores), rows summing to one, in the scores'
+            order.
+        """
+        return composition_probabilities(scores, 1.0)
+
+    def compared(self, encoded: Any, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the alignment compares for one composition an image, to be looked at.
+
+        Where the method has branches, it is that of the compositions.
+
+        Args:
+            encoded: what `encode` returned.
+            columns: of `space.pairs`, one an image, `[B]`.
+
+        Returns:
+            Tokens `[B, T, D]`, the class token first, and texts `[B, D]`; neither need be of unit
+            norm.
+        """
+        raise NotImplementedError(f"{type(self).__name__} shows nothing of what it compares")
+
+    def attention(self, encoded: Any) -> Tensor | None:
+        """Return where a condenser looks, `[B, T]`; None where there is no condenser.
+
+        Args:
+            encoded: what `encode` returned.
+        """
+        return None
 
     def restart(self) -> None:
         """Forget what the stream changed: the images to come are the first of another one."""
@@ -126,6 +164,10 @@ class AlignmentPredictor(ChunkedPredictor):
         """Yield logits `[B, c]` of tokens `[B, T, D]`."""
         for text in self.text.split(self.chunk_size):
             yield self.aligner(encoded, text)
+
+    def compared(self, encoded: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens `[B, T, D]` and the text features `[B, D]` of `columns` `[B]`."""
+        return encoded, self.text[columns]
 
     @property
     def gap_text(self) -> Tensor:

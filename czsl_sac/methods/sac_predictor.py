@@ -120,6 +120,22 @@ class SACPredictor(ChunkedPredictor):
             self.bank.update(self.gather(feature), self.gather(vac.composition))
         return sa, vac, bank
 
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return p̂ `[B, C]` divided by its sum: p̄ adds up to more than one (Eq. 13)."""
+        return scores / scores.sum(dim=-1, keepdim=True)
+
+    def compared(self, encoded: EncodedImages, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens `[B, T, D]` and the text features `[B, D]` of `columns` `[B]`."""
+        return encoded.tokens, self.text.composition[columns]
+
+    @torch.no_grad()
+    def attention(self, encoded: EncodedImages) -> Tensor | None:
+        """Return where the condenser's last block looks, mean over heads, `[B, T]`."""
+        if self.condenser is None:
+            return None
+        attention: Tensor = self.condenser(encoded.tokens, return_attention=True)[1]
+        return attention
+
     def restart(self) -> None:
         """Let the bank hold training images alone again."""
         if self.bank is not None:

@@ -14,7 +14,7 @@ from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.modules.alignment import Aligner, Alignment, ClassTokenAligner, build_aligner
-from czsl_sac.modules.conditioned_text import align_in_chunks
+from czsl_sac.modules.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.modules.traction import CrossModalTraction
 from czsl_sac.space import CompositionSpace
 from czsl_sac.text.prompts import SoftPrompts
@@ -277,6 +277,15 @@ class _TroikaPredictor(ChunkedPredictor):
             yield combine_primitives(
                 PathProbabilities(branches[0](text), attribute, object_), pairs
             )
+
+    @torch.no_grad()
+    def compared(self, encoded: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens and the texts `[B, D]` of `columns` `[B]`, pulled to each image."""
+        method, text = self.method, self.texts[0][columns]
+        if method.traction is None or method.patch_norm is None:
+            return encoded, text
+        context = method.traction.keys_values(method.patch_norm(encoded))
+        return encoded, own_texts(method.traction(text, context))
 
     @property
     def gap_text(self) -> Tensor:

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from czsl_sac.modules.alignment import Aligner
 
-__all__ = ["align_in_chunks"]
+__all__ = ["align_in_chunks", "own_texts"]
 
 
 def align_in_chunks(
@@ -58,3 +58,20 @@ def align_in_chunks(
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(logits, *c, use_reentrant=False) for c in chunks], dim=1)
     return torch.cat([logits(*chunk) for chunk in chunks], dim=1)
+
+
+def own_texts(texts: Tensor) -> Tensor:
+    """Return of texts made for every image the one that each image asked for.
+
+    Args:
+        texts: `[B, B, D]`, the i-th text of a row being the i-th image's.
+
+    Returns:
+        `[B, D]`, text i as image i sees it.
+
+    Example:
+        >>> own_texts(torch.arange(8).view(2, 2, 2))
+        tensor([[0, 1],
+                [6, 7]])
+    """
+    return texts.diagonal(dim1=0, dim2=1).mT

@@ -127,10 +127,27 @@ class Attention(nn.Module):
         Returns:
             Tokens [B, n, W].
         """
-        projected = linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self._project(x)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def first_weights(self, x: Tensor) -> Tensor:
+        """Gives how the first token (CLIP's class token) attends to all, mean over the heads.
+
+        Args:
+            x: tokens [B, n, W], as for `forward`.
+
+        Returns:
+            [B, n], rows summing to one.
+        """
+        query, key, _ = self._project(x)
+        scores = query[:, :, :1] @ key.mT * query.shape[-1] ** -0.5
+        return scores.softmax(dim=-1).mean(dim=1)[:, 0]
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Gives query, key and value of each head, [3, B, heads, n, W / heads]."""
+        projected = linear(x, self.in_proj_weight, self.in_proj_bias)
+        return projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
     def extra_repr(self) -> str:
         return f"width={self.width}, num_heads={self.num_heads}"

@@ -1,0 +1,168 @@
+"""`czsl-sac predict`: compositions of image files, by a finished run."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import tyro
+
+from czsl_sac.cli.options import parse_options
+
+if TYPE_CHECKING:
+    from czsl_sac.reporting.images import Unreadable
+    from czsl_sac.reporting.predictions import Prediction
+    from czsl_sac.reporting.run_predictor import RunPredictor
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Name the compositions that image files show, most probable first.
+
+    An attribute's (object's) probability is the sum of those of the candidates that hold it.
+    Files that cannot be read are reported and the others predicted. Exit code: 0 if every file was
+    predicted, 1 if some were not, 2 if nothing could be done.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, folders (all files below), or patterns such as 'photos/**/*.jpg'."""
+    top_k: int = 3
+    """Compositions, attributes and objects to name for each image."""
+    candidates: str = "all"
+    """Compositions to choose from: "all" of the data set, those "seen" in training, the "open"
+    world of every attribute with every object, or a file with one "attribute object" a line."""
+    format: Literal["table", "csv", "jsonl"] = "table"
+    """A table, or CSV or JSON lines for programs."""
+    output: Path | None = None
+    """File to write instead of printing."""
+    heatmaps: Path | None = None
+    """Folder for a picture of each image: the patch that sparse alignment chose and where the
+    condenser looked."""
+    heatmaps_for: str | None = None
+    """Composition that the heat maps explain, "attribute object"; None: each image's likeliest."""
+    adapt: bool = False
+    """SAC: update the memory bank on these images, batch by batch in their order (transductive)."""
+    batch_size: int | None = None
+    """Images per batch; None takes the run's own for evaluation."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Best epoch by validation AUC, or the last."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("images is empty: name image files, folders or patterns after the run")
+        for name, value in (("top_k", self.top_k), ("batch_size", self.batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.heatmaps_for is not None and self.heatmaps is None:
+            raise ValueError("heatmaps_for is given but no folder for them: add --heatmaps DIR")
+        _check_writable("output", self.output, folder=False)
+        _check_writable("heatmaps", self.heatmaps, folder=True)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Its options.
+    """
+    options = parse(arguments)
+    if options is None:
+        return 0
+
+    from czsl_sac.files import write_atomically
+    from czsl_sac.reporting.images import find_files  # loads torch, as do the following
+    from czsl_sac.reporting.run_predictor import RunPredictor
+
+    paths, missing = find_files(options.images)
+    if not paths:
+        raise ValueError(f"no image to predict: {missing[0].name}: {missing[0].reason}")
+    predictor = RunPredictor(
+        options.run,
+        candidates=options.candidates,
+        adapt=options.adapt,
+        checkpoint=options.checkpoint,
+        heatmaps=options.heatmaps,
+        heatmaps_for=options.heatmaps_for,
+    )
+    _name(missing)
+    if options.output is None:
+        _write(predictor, paths, options, sys.stdout)
+    else:
+        write_atomically(
+            options.output, lambda temporary: _write_file(predictor, paths, options, temporary)
+        )
+    _summarise(options, len(paths), len(missing), len(predictor.unreadable))
+    return 1 if missing or predictor.unreadable else 0
+
+
+def parse(arguments: list[str]) -> PredictOptions | None:
+    """Return the options; None if help was shown.
+
+    Args:
+        arguments: Options of the command.
+
+    Raises:
+        ValueError: If an option is unknown or has a value that does not fit.
+    """
+    return parse_options(PredictOptions, "predict", arguments)
+
+
+def _write_file(
+    predictor: "RunPredictor", paths: list[Path], options: PredictOptions, path: Path
+) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        _write(predictor, paths, options, stream)
+
+
+def _write(
+    predictor: "RunPredictor", paths: list[Path], options: PredictOptions, stream: TextIO
+) -> None:
+    from czsl_sac.reporting.formats import write_predictions
+    from czsl_sac.reporting.predictions import top_predictions
+
+    def predictions() -> "Iterator[Prediction]":
+        # Lines that appear one by one on a terminal leave no room for a bar.
+        bar = options.format == "table" or not stream.isatty()
+        for batch in predictor.batches(paths, batch_size=options.batch_size, show_progress=bar):
+            _name(batch.unreadable)
+            yield from top_predictions(batch, predictor.space, options.top_k)
+
+    write_predictions(predictions(), options.format, stream)
+
+
+def _name(unreadable: "Sequence[Unreadable]") -> None:
+    from tqdm import tqdm
+
+    for name, reason in unreadable:
+        tqdm.write(f"czsl-sac: {name}: {reason}", file=sys.stderr)
+
+
+def _summarise(options: PredictOptions, found: int, missing: int, unreadable: int) -> None:
+    predicted = found - unreadable
+    said = [f"{predicted} image{'s' if predicted != 1 else ''} predicted"]
+    if missing + unreadable:
+        said.append(f"{missing + unreadable} could not be read")
+    if options.heatmaps is not None:
+        said.append(f"heat maps in {options.heatmaps}")
+    if options.output is not None:
+        said.append(f"written to {options.output}")
+    print("; ".join(said), file=sys.stderr)
+    if options.adapt:
+        note = "The memory bank was updated on these images: transductive predictions."
+        print(note, file=sys.stderr)
+
+
+def _check_writable(name: str, path: Path | None, *, folder: bool) -> None:
+    """Refuse a path that runs through a file before an hour of predictions is lost to it."""
+    if path is None:
+        return
+    if not folder and path.is_dir():
+        raise ValueError(f"{name} is the folder {path} but must be a file")
+    for parent in (path, *path.parents) if folder else path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise ValueError(f"{name} is {path}, but {parent} is a file and no folder")
+            return

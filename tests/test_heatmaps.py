@@ -1,0 +1,185 @@
+"""Where a prediction comes from: what is drawn is what the method compared and attended to."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from plain_parts import SPACES, random_backbone
+from tiny_runs import tiny_run, write_scenes
+
+from czsl_sac import patch_max
+from czsl_sac.backbones import apply_adaptformer
+from czsl_sac.cli import main
+from czsl_sac.methods import CZSLMethod
+from czsl_sac.reporting import pictures
+from czsl_sac.reporting.heatmaps import Looks, class_attention, look_at, panels_of
+from czsl_sac.reporting.run_predictor import RunPredictor
+from czsl_sac.training.build import build_method
+from czsl_sac.training.config import ModelConfig, TrainConfig
+
+METHODS = {
+    "zero-shot": {},
+    "coop": {},
+    "csp": {},
+    "sac": {"bank": "off"},
+    "troika": {"traction_layers": 1},
+    "plain troika": {"text_side": "plain", "disentangle": "none"},
+    "txt2img": {"fusion": "txt2img"},
+    "img2txt": {"fusion": "img2txt"},
+}
+
+
+def make(name: str, alignment: str, **options: object) -> CZSLMethod:
+    method = {"txt2img": "dfsp", "img2txt": "dfsp", "plain troika": "troika"}.get(name, name)
+    model = ModelConfig(
+        method=method,  # type: ignore[arg-type]
+        alignment=alignment,  # type: ignore[arg-type]
+        num_blocks=1,
+        num_heads=2,
+        **{**METHODS[name], **options},  # type: ignore[arg-type]
+    )
+    backbone = random_backbone().float()
+    if method == "troika":
+        apply_adaptformer(backbone.visual, bottleneck=3)
+    return build_method(TrainConfig(model=model), backbone, SPACES["usual"]).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "alignment"), list(itertools.product(METHODS, ["cls", "patch_max"]))
+)
+def test_what_is_shown_is_what_was_compared(name: str, alignment: str) -> None:
+    method = make(name, alignment)
+    predictor = method.predictor(method.space)
+    images, columns = torch.randn(4, 3, 8, 8), torch.tensor([0, 3, 2, 0])
+    tokens, text = predictor.compared(predictor.encode(images), columns)
+    logits = method.aligner(tokens, text[:, None])[:, 0]
+    if name == "sac":
+        scores = predictor.path_probabilities(predictor.encode(images))[0].composition
+        everything = predictor.text.composition
+        expected = method.aligner(tokens, everything).gather(1, columns[:, None])[:, 0]
+        shown = method.aligner(tokens, everything).softmax(1)
+        torch.testing.assert_close(scores, shown)
+    elif "troika" in name:
+        composition, *_ = method.branch_logits(images, predictor.texts)
+        expected = composition.gather(1, columns[:, None])[:, 0]
+    else:
+        expected = predictor(images).gather(1, columns[:, None])[:, 0]
+    torch.testing.assert_close(logits, expected)
+
+
+def test_the_winning_patch_is_the_argmax_of_patch_max(tmp_path: Path) -> None:
+    predictor = RunPredictor(tiny_run())
+    (batch,) = predictor.batches(write_scenes(tmp_path, 6))
+    columns = batch.probabilities.argmax(1)
+    looks = look_at(predictor.method, predictor.predictor, batch.images, columns)
+    tokens = F.normalize(predictor.method.backbone.encode_image(batch.images), dim=-1)
+    text = predictor.predictor.text.composition[columns]
+    values, winners = patch_max(tokens, text[:, None])
+    assert looks.winner is not None
+    assert looks.similarity is not None
+    assert torch.equal(looks.winner, winners[:, 0])
+    torch.testing.assert_close(looks.similarity.amax(1), values[:, 0])
+    for row, winner in enumerate(winners[:, 0].tolist()):
+        panel = next(panels_of(looks, row))
+        best = int(looks.similarity[row, 1:].argmax())
+        assert panel.won == (winner > 0)
+        assert panel.patch == (winner - 1 if winner else best)
+
+
+def test_attention_is_the_condensers(tmp_path: Path) -> None:
+    predictor = RunPredictor(tiny_run())
+    (batch,) = predictor.batches(write_scenes(tmp_path, 3))
+    columns = batch.probabilities.argmax(1)
+    looks = look_at(predictor.method, predictor.predictor, batch.images, columns)
+    with torch.no_grad():
+        tokens = predictor.method.backbone.encode_image(batch.images)
+        _, attention = predictor.method.condenser(tokens, return_attention=True)
+    torch.testing.assert_close(looks.condenser, attention)
+    titles = [panel.title.split("\n")[0] for panel in panels_of(looks, 0)]
+    assert titles[1:] == ["condenser's attention", "class token's attention"]
+    share = 100 * float(attention[0, 1:].sum())
+    assert f"{share:.0f} % on patches" in list(panels_of(looks, 0))[1].title
+
+
+def test_class_attention_is_that_of_the_last_layer_written_out() -> None:
+    visual = random_backbone().visual  # two layers, two heads, float64
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    inputs = []
+    block = visual.transformer.resblocks[-1]
+    block.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    weights = class_attention(visual, images)
+    x = block.ln_1(inputs[0])
+    q, k, _ = (x @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, dim=-1)
+    heads = [
+        (q[:, :1, part] @ k[..., part].mT / 4**0.5).softmax(-1)[:, 0]
+        for part in (slice(0, 4), slice(4, 8))
+    ]
+    torch.testing.assert_close(weights, torch.stack(heads).mean(0))
+    assert not block.attn._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("options", "titles"),
+    [
+        ({"alignment": "cls"}, ["class token's attention"]),
+        (
+            {"alignment": "patch_max", "reduction": "mean"},
+            ["similarity to the text", "class token's attention"],
+        ),
+        (
+            {"alignment": "patch_max", "tokens": "patches"},
+            ["sparse alignment", "class token's attention"],
+        ),
+    ],
+)
+def test_what_a_method_has_is_drawn(options: dict[str, str], titles: list[str]) -> None:
+    method = make("csp", **options)
+    predictor = method.predictor(method.space)
+    looks = look_at(method, predictor, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
+    panels = list(panels_of(looks, 0))
+    assert [panel.title.split("\n")[0] for panel in panels] == titles
+    assert panels[0].won == ("tokens" in options)
+
+
+def test_the_outlined_patch_stands_where_it_is_in_the_image() -> None:
+    from matplotlib.patches import Rectangle
+
+    from czsl_sac.reporting.heatmaps import draw_looks
+
+    similarity = torch.zeros(1, 17)
+    similarity[0, 1 + 6] = 0.5  # second row, third column of 4 x 4
+    looks = Looks(similarity, similarity.argmax(1), None, torch.full((1, 17), 1 / 17))
+    figure = draw_looks(torch.rand(32, 32, 3), looks, 0, "title")
+    boxes = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
+    assert {(box.get_x() + 0.5, box.get_y() + 0.5) for box in boxes} == {(16, 8)}
+    assert {(box.get_width(), box.get_height()) for box in boxes} == {(8, 8)}
+
+
+def test_pictures_are_written_beside_nothing_of_the_users(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first, second = write_scenes(tmp_path / "a", 1) + write_scenes(tmp_path / "b", 1)
+    before = first.read_bytes()
+    arguments = ["predict", str(tiny_run()), str(first), str(second)]
+    assert main([*arguments, "--heatmaps", str(first.parent), "--heatmaps-for", "red car"]) == 0
+    assert f"heat maps in {first.parent}" in capsys.readouterr().err
+    assert first.read_bytes() == before
+    names = sorted(path.name for path in first.parent.iterdir())
+    assert names == sorted([first.name, f"{first.stem}_heatmap.png", f"{first.stem}_heatmap_2.png"])
+    with Image.open(first.parent / names[-1]) as picture:
+        assert picture.width > 3 * picture.height / 2
+
+
+def test_without_matplotlib_the_remedy_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image,) = write_scenes(tmp_path, 1)
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
+    folder = tmp_path / "maps"
+    assert main(["predict", str(tiny_run()), str(image), "--heatmaps", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert 'drawn with matplotlib, which is not installed: pip install "czsl-sac[viz]"' in said
+    assert not folder.exists()

@@ -1,0 +1,294 @@
+"""`czsl-sac predict`: probabilities, candidates, formats, and files that are no images."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import scenes, tiny_run, write_scenes
+
+from czsl_sac.cli import main
+from czsl_sac.reporting.images import find_files
+from czsl_sac.reporting.predictions import marginals
+from czsl_sac.reporting.run_predictor import RunPredictor
+from czsl_sac.training.run import load_run
+
+COUNT = 5
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    return write_scenes(tmp_path / "images", COUNT)
+
+
+def predicted(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[list[dict], str]:
+    """The JSON lines of a successful command, and what it says on stderr."""
+    capsys.readouterr()
+    assert main(["predict", *map(str, arguments), "--format", "jsonl"]) == 0
+    printed = capsys.readouterr()
+    return [json.loads(line) for line in printed.out.splitlines()], printed.err
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    assert main(["predict", *map(str, arguments)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_probabilities_are_those_of_the_predictor_on_the_data_set(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    lines, said = predicted(capsys, tiny_run(), *images, "--top-k", 200)
+    assert said == f"{COUNT} images predicted\n"
+    assert [line["image"] for line in lines] == [str(path) for path in images]
+
+    method, data, _, _ = load_run(tiny_run(), bank="train")
+    batch = torch.stack([scenes().split("test")[number][0] for number in range(COUNT)])
+    scores = method.predictor(data.space)(batch)
+    expected = scores / scores.sum(1, keepdim=True)
+    for line, row in zip(lines, expected, strict=True):
+        named = {(c["attribute"], c["object"]): c["probability"] for c in line["compositions"]}
+        given = torch.tensor([named[pair] for pair in data.space.pairs])
+        torch.testing.assert_close(given, row, rtol=1e-4, atol=1e-6)
+        values = [c["probability"] for c in line["compositions"]]
+        assert values == sorted(values, reverse=True)
+        assert all(
+            c["seen"] == ((c["attribute"], c["object"]) in data.space.seen)
+            for c in line["compositions"]
+        )
+
+
+def test_marginals_are_sums_over_the_candidates(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    (line, *_), _ = predicted(capsys, tiny_run(), images[0], "--top-k", 200)
+    for kind in ("attribute", "object"):
+        marginal = {entry[kind]: entry["probability"] for entry in line[f"{kind}s"]}
+        assert sum(marginal.values()) == pytest.approx(1.0, abs=1e-5)
+        for name, value in marginal.items():
+            of_name = [c["probability"] for c in line["compositions"] if c[kind] == name]
+            assert value == pytest.approx(sum(of_name), abs=1e-6)
+
+
+def test_logits_become_a_softmax_at_the_methods_scale(images: list[Path]) -> None:
+    run = tiny_run(method="csp", alignment="cls", bank="off", condense=False)
+    predictor = RunPredictor(run)
+    (batch,) = predictor.batches(images)
+    logits = predictor.predictor(batch.images)
+    torch.testing.assert_close(batch.probabilities, logits.softmax(1).cpu())
+
+
+@pytest.mark.parametrize(("candidates", "number"), [("all", 144), ("seen", 96), ("open", 144)])
+def test_candidates_limit_what_is_named(
+    capsys: pytest.CaptureFixture[str], images: list[Path], candidates: str, number: int
+) -> None:
+    arguments = (tiny_run(), images[0], "--candidates", candidates, "--top-k", 999)
+    (line,), _ = predicted(capsys, *arguments)
+    assert len(line["compositions"]) == number
+    assert sum(c["probability"] for c in line["compositions"]) == pytest.approx(1.0, abs=1e-5)
+    assert all(c["seen"] for c in line["compositions"]) == (candidates == "seen")
+
+
+def test_candidates_come_from_a_file(
+    capsys: pytest.CaptureFixture[str], images: list[Path], tmp_path: Path
+) -> None:
+    listed = tmp_path / "candidates.txt"
+    listed.write_text("blue cat\n\nred car\nblue cat\n", "utf-8")
+    (line,), _ = predicted(capsys, tiny_run(), images[0], "--candidates", listed)
+    named = {(c["attribute"], c["object"]) for c in line["compositions"]}
+    assert named == {("blue", "cat"), ("red", "car")}
+    assert {entry["object"] for entry in line["objects"]} >= {"cat", "car"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("blue cat\nblue catt\n", "line 2 is 'blue catt', but 'catt' is no object of the run: did"),
+        ("bleu cat\n", "line 1 is 'bleu cat', but 'bleu' is no attribute of the run: did you mean"),
+        ("blue xyz\n", "'xyz' is no object of the run: known are boat, car, cat"),
+        ("blue\n", "line 1 is 'blue' but must be an attribute and an object"),
+        ("\n", "names no composition: write an attribute and an object a line"),
+    ],
+)
+def test_a_list_with_a_mistake_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    images: list[Path],
+    tmp_path: Path,
+    text: str,
+    message: str,
+) -> None:
+    listed = tmp_path / "candidates.txt"
+    listed.write_text(text, "utf-8")
+    said = complaint(capsys, tiny_run(), images[0], "--candidates", listed)
+    assert str(listed) in said
+    assert message in said
+
+
+def test_csv_holds_what_the_json_lines_hold(
+    capsys: pytest.CaptureFixture[str], images: list[Path], tmp_path: Path
+) -> None:
+    lines, _ = predicted(capsys, tiny_run(), *images[:2], "--top-k", 2)
+    output = tmp_path / "new" / "predictions.csv"
+    arguments = [str(tiny_run()), *map(str, images[:2]), "--top-k", "2", "--format", "csv"]
+    assert main(["predict", *arguments, "--output", str(output)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"written to {output}" in printed.err
+    rows = list(csv.DictReader(output.open(encoding="utf-8", newline="")))
+    assert len(rows) == 2 * 3 * 2
+    for line in lines:
+        for kind, entries in (
+            ("composition", line["compositions"]),
+            ("attribute", line["attributes"]),
+            ("object", line["objects"]),
+        ):
+            own = [r for r in rows if (r["image"], r["kind"]) == (line["image"], kind)]
+            assert [int(row["rank"]) for row in own] == [1, 2]
+            for row, entry in zip(own, entries, strict=True):
+                assert row["attribute"] == entry.get("attribute", "")
+                assert row["object"] == entry.get("object", "")
+                assert float(row["probability"]) == pytest.approx(entry["probability"])
+                assert row["seen"] == (str(entry["seen"]).lower() if kind == "composition" else "")
+    assert [path.name for path in output.parent.iterdir()] == ["predictions.csv"]
+
+
+def test_the_table_names_the_likeliest_and_marks_unseen_ones(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    (line,), _ = predicted(capsys, tiny_run(), images[0])
+    assert main(["predict", str(tiny_run()), str(images[0])]) == 0
+    first = next(row for row in capsys.readouterr().out.splitlines() if images[0].name in row)
+    best = line["compositions"][0]
+    assert f"{best['attribute']} {best['object']}{'' if best['seen'] else ' *'} " in first
+    assert f"{100 * best['probability']:.1f}" in first
+    assert line["attributes"][0]["attribute"] in first
+
+
+def test_files_that_are_no_images_are_reported_and_the_rest_goes_on(
+    capsys: pytest.CaptureFixture[str], images: list[Path], tmp_path: Path
+) -> None:
+    folder = images[0].parent
+    (folder / "notes.txt").write_text("no image", "utf-8")
+    whole = images[1].read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / ".hidden").write_bytes(b"not looked at")
+    output = tmp_path / "out.jsonl"
+    arguments = [str(tiny_run()), str(folder), "nowhere/*.png", "--format", "jsonl"]
+    assert main(["predict", *arguments, "--output", str(output), "--batch-size", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "czsl-sac: nowhere/*.png: matches no file" in said
+    assert f"czsl-sac: {folder / 'notes.txt'}: no image that can be read" in said
+    assert f"czsl-sac: {folder / 'cut.png'}: " in said
+    assert f"{COUNT} images predicted; 3 could not be read" in said
+    lines = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [line["image"] for line in lines] == [str(path) for path in images]
+
+
+def test_nothing_but_bad_files_is_a_mistake(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nonsense")
+    output = tmp_path / "out.csv"
+    arguments = ["predict", str(tiny_run()), str(bad), "--format", "csv", "--output", str(output)]
+    assert main(arguments) == 2
+    assert "none of the 1 files is an image that can be read" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN"], "images is empty: name image files, folders or patterns after the run"),
+        (["nowhere", "IMAGE"], "no configuration at nowhere/config.json"),
+        (["RUN", "nowhere.png"], "no image to predict: nowhere.png: no such file"),
+        (["RUN", "*.nothing"], "no image to predict: *.nothing: matches no file"),
+        (["RUN", "IMAGE", "--candidates", "opne"], "must be all, seen, open, or a file"),
+        (["RUN", "IMAGE", "--candidates", "opne"], "did you mean open?"),
+        (["RUN", "IMAGE", "--candidats", "all"], "did you mean --candidates?"),
+        (["RUN", "IMAGE", "--top-k", "0"], "top_k must be at least 1, got 0"),
+        (["RUN", "IMAGE", "--format", "xml"], "invalid choice 'xml' for argument '--format'"),
+        (["RUN", "IMAGE", "--output", "."], "output is the folder . but must be a file"),
+        (["RUN", "IMAGE", "--output", "IMAGE/x.csv"], "is a file and no folder"),
+        (["RUN", "IMAGE", "--heatmaps", "IMAGE"], "is a file and no folder"),
+        (["RUN", "IMAGE", "--heatmaps-for", "blue cat"], "add --heatmaps DIR"),
+        (["RUN", "IMAGE", "--heatmaps", "m", "--heatmaps-for", "x cat"], "'x' is no attribute"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    capsys: pytest.CaptureFixture[str], images: list[Path], arguments: list[str], message: str
+) -> None:
+    known = {"RUN": str(tiny_run()), "IMAGE": str(images[0])}
+    given = [re.sub("RUN|IMAGE", lambda name: known[name[0]], part) for part in arguments]
+    assert message in complaint(capsys, *given)
+
+
+def test_names_stand_for_files_folders_and_patterns(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    for path in (deep / "2.png", tmp_path / "a" / "1.png", tmp_path / "[x].png"):
+        path.touch()
+    (tmp_path / "empty").mkdir()
+
+    def found(*names: str) -> list[str]:
+        files, _ = find_files([f"{tmp_path}/{name}" for name in names])
+        return [str(file.relative_to(tmp_path)) for file in files]
+
+    assert found("a") == found("a/**/*.png") == ["a/1.png", "a/b/2.png"]
+    assert found("a/*") == ["a/1.png", "a/b/2.png"]  # a folder that matches stands for its files
+    assert found("[x].png") == ["[x].png"]
+    assert found("a/b/2.png", "a") == ["a/b/2.png", "a/1.png"]
+    assert find_files([str(tmp_path / "empty")])[1][0].reason == "holds no file"
+
+
+def test_adapting_changes_later_predictions_and_says_so(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    images = write_scenes(images[0].parent, 12)
+    plain, said = predicted(capsys, tiny_run(), *images, "--batch-size", 1, "--top-k", 144)
+    assert "transductive" not in said
+    adapted, said = predicted(
+        capsys, tiny_run(), *images, "--batch-size", 1, "--top-k", 144, "--adapt"
+    )
+    assert "The memory bank was updated on these images: transductive predictions." in said
+    assert adapted[0] == plain[0]  # predicted before it is taken in
+    assert adapted[1:] != plain[1:]
+
+
+def test_the_bank_is_left_as_training_filled_it(images: list[Path]) -> None:
+    predictor = RunPredictor(tiny_run())
+    first = [batch.probabilities for batch in predictor.batches(images, batch_size=1)]
+    again = [batch.probabilities for batch in predictor.batches(images, batch_size=1)]
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+
+
+def test_adapting_needs_a_memory_bank(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    run = tiny_run(method="csp", alignment="cls", bank="off", condense=False)
+    said = complaint(capsys, run, images[0], "--adapt")
+    assert "adapt updates SAC's memory bank, but this run of csp has none" in said
+
+
+def test_photographs_are_cropped_as_the_test_images_are(tmp_path: Path) -> None:
+    wide = tmp_path / "wide.jpg"
+    Image.new("L", (300, 128), 200).save(wide)
+    predictor = RunPredictor(tiny_run())
+    (batch,) = predictor.batches([wide])
+    assert batch.images.shape == (1, 3, 64, 64)
+    mean, std = (torch.tensor(v) for v in (scenes().mean, scenes().std))
+    torch.testing.assert_close(batch.images[0, :, 30, 30], (200 / 255 - mean) / std)
+
+
+def test_marginals_of_a_name_without_candidates_are_zero() -> None:
+    space = scenes().space
+    attribute, obj = marginals(torch.eye(len(space))[:2], space)
+    assert attribute.shape == (2, 12)
+    assert attribute.sum(1).tolist() == obj.sum(1).tolist() == [1.0, 1.0]
+    assert attribute[0, space.pair_indices[0, 0]] == 1
