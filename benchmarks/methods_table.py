@@ -2,41 +2,49 @@
 
     python -m benchmarks methods_table
 
-Same backbone, same images, same epochs for all; each method trains of the backbone what its paper
-trains, at a learning rate chosen on the validation split for its class-token form. Prints the table
-and writes one CSV row per run. Runs that are already in the folder are continued, not repeated.
+Same backbone, same images, same epochs for all; the rest is each method's own, as
+`czsl-sac train --preset scenes --method NAME` has it. A run is trained in its folder, and
+continued there if it was interrupted; its result is a row of the CSV, from which the table is
+printed. What has a row already is not measured again, so that two calls with other `--methods`
+can run side by side.
+
+    python -m benchmarks methods_table --learning-rates 1e-3 2e-3 4e-3
+
+compares learning rates instead, with seed 0 and by validation AUC alone: how the presets' were
+chosen.
 """
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import tyro
 from scipy import stats
 from tabulate import tabulate
 
+from benchmarks.measure import RESULTS, append_rows, environment
 from benchmarks.runs import finish_run
-from czsl_sac.files import write_atomically
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.config import MethodName, TrainConfig
 from czsl_sac.training.loop import METRICS as METRICS_FILE
-from czsl_sac.training.presets import PRESETS
-from czsl_sac.training.run import evaluate
+from czsl_sac.training.presets import preset_for
 
 METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}
-ALIGNMENTS = ("cls", "patch_max")
+ALIGNMENTS: tuple[Literal["cls", "patch_max"], ...] = ("cls", "patch_max")
 
-# Name in the table: (what of the backbone learns, learning rate, options of the model).
-METHODS: dict[str, tuple[str, float, dict[str, Any]]] = {
-    "zero-shot CLIP": ("none", 1e-3, {"method": "zero-shot"}),
-    "CoOp": ("none", 1e-3, {"method": "coop"}),
-    "CSP": ("none", 1e-3, {"method": "csp"}),
-    "DFSP (txt2img)": ("none", 1e-3, {"method": "dfsp", "fusion": "txt2img"}),
-    "DFSP (img2txt)": ("none", 1e-3, {"method": "dfsp", "fusion": "img2txt"}),
-    "Troika": ("adaptformer", 1e-3, {"method": "troika", "traction_layers": 1}),
-    "SAC": ("lora", 1e-3, {"method": "sac"}),
+# Name in the table: (method, options of the model).
+METHODS: dict[str, tuple[MethodName, dict[str, Any]]] = {
+    "zero-shot CLIP": ("zero-shot", {}),
+    "CoOp": ("coop", {}),
+    "CSP": ("csp", {}),
+    "DFSP (txt2img)": ("dfsp", {"fusion": "txt2img"}),
+    "DFSP (img2txt)": ("dfsp", {"fusion": "img2txt"}),
+    "Troika": ("troika", {}),
+    "SAC": ("sac", {}),
 }
+KEY = ["method", "alignment", "seed", "epochs", "images_per_pair", "lr"]
+"""Columns that name a run."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,17 @@ class Options:
 
     seeds: int = 3
     """Seeds 0, 1, ... of initialisation and order."""
-    epochs: int = PRESETS["scenes"].optim.epochs
+    epochs: int = 3
     """Epochs of every run."""
-    images_per_pair: int = PRESETS["scenes"].data.images_per_pair
+    images_per_pair: int = 8
     """Training images of each seen composition."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Rows of the table."""
+    learning_rates: tuple[float, ...] = ()
+    """Compare these with seed 0 by validation AUC, instead of printing the table."""
     runs: Path = Path("runs/methods")
     """Folder of the runs."""
-    csv: Path = Path("docs/results/methods.csv")
+    csv: Path = RESULTS / "methods_table.csv"
     """Measured rows, one a run."""
 
 
@@ -62,10 +72,18 @@ def main(argv: list[str] | None = None) -> None:
 
     Args:
         argv: options; None takes them from the command line.
+
+    Raises:
+        ValueError: a method is unknown, or a folder holds a run of other settings.
     """
     options = tyro.cli(Options, args=argv)
+    unknown = [name for name in options.methods if name not in METHODS]
+    if unknown:
+        raise ValueError(f"methods has {unknown[0]!r}: known are {', '.join(METHODS)}")
+    if options.learning_rates:
+        print(learning_rate_table(options))
+        return
     frame = measure(options)
-    write_atomically(options.csv, lambda path: frame.to_csv(path, index=False))
     print(
         f"\nGenerated scenes, {options.seeds} seeds, {options.epochs} epochs, "
         f"{options.images_per_pair} images a composition, test split, best validation epoch, "
@@ -74,74 +92,109 @@ def main(argv: list[str] | None = None) -> None:
     print(table(frame))
 
 
-def configuration(options: Options, name: str, alignment: str, seed: int) -> TrainConfig:
+def configuration(
+    options: Options,
+    name: str,
+    alignment: Literal["cls", "patch_max"],
+    seed: int,
+    lr: float | None = None,
+) -> TrainConfig:
     """Return the configuration of one run.
 
     Args:
         options: of the command line.
         name: row of the table.
-        alignment: `"cls"` or `"patch_max"`.
+        alignment: of the method.
         seed: of initialisation and order.
+        lr: learning rate; None takes the preset's.
     """
-    preset = PRESETS["scenes"]
-    train_backbone, lr, model = METHODS[name]
+    method, model = METHODS[name]
+    preset = preset_for("scenes", method)
     return replace(
         preset,
         data=replace(preset.data, images_per_pair=options.images_per_pair),
-        backbone=replace(preset.backbone, train_backbone=train_backbone),
         model=replace(preset.model, alignment=alignment, **model),
-        optim=replace(preset.optim, epochs=options.epochs, lr=lr),
+        optim=replace(
+            preset.optim, epochs=options.epochs, lr=preset.optim.lr if lr is None else lr
+        ),
         seed=seed,
     )
 
 
 def measure(options: Options) -> pd.DataFrame:
-    """Train what is missing and return one row per run; metrics are fractions of the test split.
+    """Train and score what has no row in the CSV yet, and return the rows of the table.
 
     Args:
         options: of the command line.
 
+    Returns:
+        The columns of the CSV; metrics are fractions of the test split.
+
     Raises:
-        ValueError: a method is unknown, or a folder holds a run of other settings.
+        ValueError: a folder holds a run of other settings.
     """
-    unknown = [name for name in options.methods if name not in METHODS]
-    if unknown:
-        raise ValueError(f"methods has {unknown[0]!r}: known are {', '.join(METHODS)}")
-    records = []
-    for seed in range(options.seeds):
-        for name in options.methods:
-            for alignment in ALIGNMENTS:
-                config = configuration(options, name, alignment, seed)
-                run_dir = options.runs / f"{name}-{alignment}-{seed}".replace(" ", "-")
+    wanted = [
+        (name, alignment, configuration(options, name, alignment, seed))
+        for seed in range(options.seeds)
+        for name in options.methods
+        for alignment in ALIGNMENTS
+        if seed == 0 or METHODS[name][0] != "zero-shot"  # without training there is no seed
+    ]
+    for name, alignment, config in wanted:
+        if _key(name, config) in _measured(options.csv):
+            continue
+        run_dir = folder(options, name, config)
+        result = finish_run(config, run_dir)
+        print(f"{name}, {alignment}, seed {config.seed}: {result}", flush=True)
+        epochs = _epochs(run_dir)
+        row = dict(zip(KEY, _key(name, config), strict=True)) | {
+            "train_backbone": config.backbone.train_backbone,
+            **{field: getattr(result, field) for field in METRICS.values()},
+            "attribute": result.attribute,
+            "object": result.object,
+            "val_auc": max((epoch["val"]["auc"] for epoch in epochs), default=""),
+            "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1),
+        }
+        append_rows(options.csv, [{**environment(), **row}])
+    keys = [_key(name, config) for name, _, config in wanted]
+    frame = pd.read_csv(options.csv)
+    # Runs that were made side by side have their rows in any order.
+    return frame.set_index(KEY, drop=False).loc[keys].reset_index(drop=True)
+
+
+def learning_rate_table(options: Options) -> str:
+    """Return the best validation AUC by learning rate, in Markdown; the test split is not used.
+
+    Args:
+        options: of the command line.
+    """
+    rows = []
+    for name in options.methods:
+        if METHODS[name][0] == "zero-shot":
+            continue
+        for alignment in ALIGNMENTS:
+            cells = []
+            for lr in options.learning_rates:
+                config = configuration(options, name, alignment, 0, lr)
+                run_dir = folder(options, name, config)
                 finish_run(config, run_dir)
-                test, epochs = evaluate(run_dir), _epochs(run_dir)
-                print(f"{name}, {alignment}, seed {seed}: {test}", flush=True)
-                records.append(
-                    {
-                        "method": name,
-                        "alignment": alignment,
-                        "seed": seed,
-                        **{field: getattr(test, field) for field in METRICS.values()},
-                        "attribute": test.attribute,
-                        "object": test.object,
-                        "val_auc": max((r["val"]["auc"] for r in epochs), default=None),
-                        "seconds": round(sum(r["seconds"] for r in epochs), 1),
-                        "epochs": options.epochs,
-                        "images_per_pair": options.images_per_pair,
-                        "lr": config.optim.lr,
-                        "train_backbone": config.backbone.train_backbone,
-                    }
-                )
-    return pd.DataFrame(records)
+                best = max(epoch["val"]["auc"] for epoch in _epochs(run_dir))
+                cells.append(f"{100 * best:.1f}")
+            rows.append([name, alignment, *cells])
+    headers = ["method", "alignment", *(f"{lr:g}" for lr in options.learning_rates)]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def _epochs(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / METRICS_FILE  # not there where nothing is trained
-    return (
-        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        if path.is_file()
-        else []
-    )
+def folder(options: Options, name: str, config: TrainConfig) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        options: of the command line.
+        name: row of the table.
+        config: of the run.
+    """
+    run = f"{name}-{config.model.alignment}-{config.optim.lr:g}-{config.seed}"
+    return options.runs / run.replace(" ", "-")
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -154,22 +207,46 @@ def table(frame: pd.DataFrame) -> str:
     for name, runs in frame.groupby("method", sort=False):
         by_alignment = {a: runs[runs["alignment"] == a].set_index("seed") for a in ALIGNMENTS}
         for alignment, group in by_alignment.items():
-            cells = [
-                f"{100 * group[field].mean():.1f} ± {100 * group[field].std(ddof=1):.1f}"
-                for field in METRICS.values()
-            ]
+            cells = [_mean(100 * group[field]) for field in METRICS.values()]
             rows.append([name, alignment, *cells, ""])
         rows[-1][-1] = _difference(*(by_alignment[a]["auc"] for a in ALIGNMENTS))
     headers = ["method", "alignment", *METRICS, "AUC, patch_max − cls [95 % t-interval]"]
-    return tabulate(rows, headers=headers, tablefmt="github")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def _mean(values: "pd.Series[float]") -> str:
+    if len(values) < 2:
+        return f"{values.mean():.1f}"
+    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
 
 
 def _difference(cls: "pd.Series[float]", patch_max: "pd.Series[float]") -> str:
     mean = 100 * (patch_max - cls).mean()
-    if len(cls) < 2 or (patch_max - cls).std() == 0:  # zero-shot CLIP has no seed
+    if len(cls) < 2:
         return f"{mean:+.2f}"
     low, high = stats.ttest_rel(patch_max, cls).confidence_interval(0.95)
     return f"{mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def _key(name: str, config: TrainConfig) -> tuple[object, ...]:
+    optim = config.optim
+    return (
+        *(name, config.model.alignment, config.seed),
+        *(optim.epochs, config.data.images_per_pair, optim.lr),
+    )
+
+
+def _measured(path: Path) -> set[tuple[object, ...]]:
+    if not path.is_file():
+        return set()
+    return set(pd.read_csv(path)[KEY].itertuples(index=False, name=None))
+
+
+def _epochs(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / METRICS_FILE  # not there where nothing is trained
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 if __name__ == "__main__":

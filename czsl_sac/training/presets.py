@@ -92,7 +92,7 @@ SETTINGS: Mapping[MethodName, Mapping[PresetName, Settings]] = MappingProxyType(
             for name in ("scenes", "ut-zappos", "mit-states", "cgqa")
         },
         "csp": {
-            "scenes": {"train_backbone": "none", "lr": 4e-3},
+            "scenes": {"train_backbone": "none", "lr": 1e-3},
             "ut-zappos": {**_CSP, "lr": 5e-4, "prompt_dropout": 0.2},
             "mit-states": {**_CSP, "lr": 5e-5, "prompt_dropout": 0.3},
             "cgqa": {**_CSP, "lr": 5e-5, "prompt_dropout": 0.3},
@@ -104,7 +104,7 @@ SETTINGS: Mapping[MethodName, Mapping[PresetName, Settings]] = MappingProxyType(
             "cgqa": {**_CSP, "lr": 5e-5},
         },
         "dfsp": {
-            "scenes": {"train_backbone": "none", "lr": 4e-3},
+            "scenes": {"train_backbone": "none", "lr": 2e-3},
             "ut-zappos": {**_DFSP, "lr": 5e-4, "prompt_dropout": 0.3, "fusion": "img2txt"},
             "mit-states": {**_DFSP, "lr": 1e-4, "prompt_dropout": 0.3},
             "cgqa": {**_DFSP, "lr": 5e-5, "prompt_dropout": 0.3},
@@ -112,7 +112,7 @@ SETTINGS: Mapping[MethodName, Mapping[PresetName, Settings]] = MappingProxyType(
         "troika": {
             "scenes": {
                 **_TROIKA,
-                "lr": 1e-3,
+                "lr": 4e-3,
                 "prompt_dropout": 0.1,
                 "traction_layers": 1,
                 "traction_dropout": 0.0,
@@ -142,8 +142,8 @@ SETTINGS: Mapping[MethodName, Mapping[PresetName, Settings]] = MappingProxyType(
         },
     }
 )
-"""What the methods other than SAC set on top of a preset: as published (CSP and DFSP and Troika,
-ViT-L/14); on the scenes chosen on validation. CSP's of C-GQA, and CoOp's, are those of CSP for
+"""What the methods other than SAC set on top of a preset: as published for ViT-L/14, and on the
+scenes as chosen on validation (docs/methods.md). CoOp has CSP's; CSP's for C-GQA are those for
 MIT-States."""
 
 
