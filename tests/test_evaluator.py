@@ -396,7 +396,10 @@ def test_all_feasibility_thresholds_in_one_pass(case, protocol, rule):
         masked = mask_infeasible(scores, feasible, threshold, space.seen_mask, rule)
         expected = evaluate(space, candidates, masked, targets, protocol=protocol)
         assert result.threshold == threshold
-        assert {**result.to_dict(details=True), "threshold": None} == expected.to_dict(details=True)
+        kept = candidates & ((feasible >= threshold) | space.seen_mask)
+        assert result.candidates == int(kept.sum())
+        own = {"threshold": threshold, "candidates": int(kept.sum())}
+        assert result.to_dict(details=True) == {**expected.to_dict(details=True), **own}
         if rule == "legacy" and protocol == "legacy" and threshold in thresholds[[1, 7]].tolist():
             for name, value in reference(published, space, candidates, masked, targets).items():
                 assert getattr(result, name) == value, name

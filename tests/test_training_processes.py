@@ -45,7 +45,10 @@ def test_two_processes_train_and_score_as_one_does(tmp_path: Path) -> None:
         assert len(records) == len(expected) == epochs
         for record, other in zip(records, expected, strict=True):
             assert record["losses"] == pytest.approx(other["losses"], rel=1e-4)
+            gaps = [entry["val"].pop("modality_gap") for entry in (record, other)]
             assert record["val"] == pytest.approx(other["val"], abs=1e-3)
+            for name, gap in gaps[1].items():
+                assert gaps[0][name] == pytest.approx(gap, abs=1e-3)
         weights = load_tensors(tmp_path / schedule / BEST)
         for name, value in load_tensors(tmp_path / f"one-{schedule}" / BEST).items():
             torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-3, msg=name)

@@ -1,4 +1,4 @@
-"""How a result is printed: what was scored, whether the test stream took part, and the table."""
+"""How a result is printed: what was scored, the table, and what one must know to read it."""
 
 from typing import TYPE_CHECKING
 
@@ -7,15 +7,50 @@ from czsl_sac.training.config import TrainConfig
 if TYPE_CHECKING:
     from czsl_sac.evaluation import CZSLResult
 
+_TIES_WORTH_A_NOTE = 0.005
+_GAP_NAMES = {
+    "class_token": "class token",
+    "aligned": "what the alignment compares",
+    "condensed": "condensed feature",
+}
+
 
 def result_table(result: "CZSLResult", config: TrainConfig, scored: str) -> str:
-    """Return a heading and the one-row table of a result, in percent.
+    """Return a heading, the one-row table of a result in percent, and notes on it.
 
     Args:
         result: Seen-unseen metrics; its table names the protocol.
         config: Configuration of the run.
         scored: What was scored: split and checkpoint.
     """
-    adapts = config.model.method == "sac" and config.model.bank == "dynamic"
-    note = "\nThe memory bank was updated on these images: a transductive result." if adapts else ""
-    return f"{scored}, in percent:\n\n{result.table()}\n{note}"
+    lines = [f"{scored}, {result.world} world, in percent:", "", result.table(), ""]
+    lines += [
+        f"Modality gap, {_GAP_NAMES.get(name, name)}: relative "
+        f"{gap['relative_modality_gap']:.4f}, L2 {gap['modality_gap_l2']:.4f}."
+        for name, gap in result.modality_gap.items()
+    ]
+    if result.threshold is not None and result.candidates is not None:
+        lines.append(
+            f"Feasible at {result.threshold:.4f} or more, seen ones included: "
+            f"{result.candidates:,} compositions."
+        )
+    elif result.world == "open":
+        lines.append(f"All {result.candidates:,} compositions count as feasible.")
+    if result.protocol == "legacy" and result.ties > _TIES_WORTH_A_NOTE:
+        lines.append(
+            f"Ties: at its bias of 1000 the legacy protocol resolves steps of 6e-5 in float32; in "
+            f"{100 * result.ties:.1f} % of the images the label ties with a rival, and the order "
+            "of the columns decides. The exact protocol has no such limit."
+        )
+    if is_transductive(config):
+        lines.append("The memory bank was updated on these images: a transductive result.")
+    return "\n".join(lines)
+
+
+def is_transductive(config: TrainConfig) -> bool:
+    """Return whether test images change what is predicted for those after them.
+
+    Args:
+        config: Configuration of the run.
+    """
+    return config.model.method == "sac" and config.model.bank == "dynamic"

@@ -136,23 +136,26 @@ class CZSLEvaluator:
             TypeError: as for `update`.
             ValueError: as for `update`.
         """
-        targets = check_targets(targets, self.candidates, self.space)
-        accumulator, start = None, 0
-        for scores in chunks:
-            check_scores(scores, len(targets))
-            if accumulator is None:
-                accumulator = ScoreAccumulator(self._groups, targets, scores.device)
-            if start + scores.shape[1] <= len(self.space):
-                accumulator.add(scores.detach(), start)
-            start += scores.shape[1]
-        if accumulator is None or start != len(self.space):
-            raise ValueError(
-                f"scores have {start} columns for a space of {len(self.space)} compositions: give "
-                "one column for each, in the order of space.pairs."
-            )
-        statistics = accumulator.finish()
-        check_values(statistics, self.space.seen_mask[targets])
-        self._parts.append(statistics)
+        self._parts.append(self._summary(chunks, targets))
+
+    def summarize(self, chunks: Iterable[Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Returns what would be kept of a batch, without keeping it.
+
+        For several processes: each summarizes its own images, a few numbers each, the rows are
+        gathered, and all `add_state` them.
+
+        Args:
+            chunks: as for `update_chunks`.
+            targets: as for `update`.
+
+        Returns:
+            CPU tensors of B rows, as `state` returns them.
+
+        Raises:
+            TypeError: as for `update`.
+            ValueError: as for `update`.
+        """
+        return self._summary(chunks, targets).state()
 
     def compute(self, protocol: Protocol | None = None) -> CZSLResult:
         """Returns the metrics of all samples so far.
@@ -187,7 +190,8 @@ class CZSLEvaluator:
                     "need at least one of each; update() with the whole split first."
                 )
         if self.feasibility is None:
-            return [self._result(make_contest(statistics, target_seen), statistics, protocol, None)]
+            contest = make_contest(statistics, target_seen)
+            return [self._result(contest, statistics, protocol, int(self.candidates.sum()), None)]
         results = []
         for index, threshold in enumerate(self.feasibility.thresholds.tolist()):
             dropped = ~self.space.seen_mask & (self._buckets <= index)
@@ -201,7 +205,8 @@ class CZSLEvaluator:
                 # The published factor of seen scores is [their feasibility, 0, ≥ threshold] + 1.
                 seen_factor=2.0 if legacy and threshold <= 0 else 1.0,
             )
-            results.append(self._result(contest, statistics, protocol, threshold))
+            left = int((self.candidates & ~dropped).sum())
+            results.append(self._result(contest, statistics, protocol, left, threshold))
         return results
 
     def state(self) -> dict[str, Tensor]:
@@ -221,17 +226,16 @@ class CZSLEvaluator:
         Raises:
             ValueError: an entry is missing or the number of thresholds differs.
         """
-        names = [field.name for field in fields(SampleStatistics)]
-        if sorted(state) != sorted(names):
-            raise ValueError(f"state has the entries {sorted(state)}, expected {sorted(names)}.")
-        statistics = SampleStatistics(**{name: state[name].cpu() for name in names})
-        groups = statistics.unseen_rival.shape[1]
-        if groups != len(self._groups.unseen):
-            raise ValueError(
-                f"state was made with {groups - 1} feasibility thresholds, this evaluator has "
-                f"{len(self._groups.unseen) - 1}: use the same ones."
-            )
+        statistics = self._from_state(state)
         self._parts = [statistics]
+
+    def add_state(self, state: dict[str, Tensor]) -> None:
+        """Adds the rows that `summarize` or `state` returned, possibly gathered over processes.
+
+        Raises:
+            ValueError: as for `load_state`.
+        """
+        self._parts.append(self._from_state(state))
 
     def merge_(self, other: "CZSLEvaluator") -> "CZSLEvaluator":
         """Adds the samples of another evaluator, of another process for example.
@@ -263,6 +267,38 @@ class CZSLEvaluator:
             f"{len(self.space)}, thresholds={thresholds}, samples={len(self)})"
         )
 
+    def _summary(self, chunks: Iterable[Tensor], targets: Tensor) -> SampleStatistics:
+        targets = check_targets(targets, self.candidates, self.space)
+        accumulator, start = None, 0
+        for scores in chunks:
+            check_scores(scores, len(targets))
+            if accumulator is None:
+                accumulator = ScoreAccumulator(self._groups, targets, scores.device)
+            if start + scores.shape[1] <= len(self.space):
+                accumulator.add(scores.detach(), start)
+            start += scores.shape[1]
+        if accumulator is None or start != len(self.space):
+            raise ValueError(
+                f"scores have {start} columns for a space of {len(self.space)} compositions: give "
+                "one column for each, in the order of space.pairs."
+            )
+        statistics = accumulator.finish()
+        check_values(statistics, self.space.seen_mask[targets])
+        return statistics
+
+    def _from_state(self, state: dict[str, Tensor]) -> SampleStatistics:
+        names = [field.name for field in fields(SampleStatistics)]
+        if sorted(state) != sorted(names):
+            raise ValueError(f"state has the entries {sorted(state)}, expected {sorted(names)}.")
+        statistics = SampleStatistics(**{name: state[name].cpu() for name in names})
+        groups = statistics.unseen_rival.shape[1]
+        if groups != len(self._groups.unseen):
+            raise ValueError(
+                f"state was made with {groups - 1} feasibility thresholds, this evaluator has "
+                f"{len(self._groups.unseen) - 1}: use the same ones."
+            )
+        return statistics
+
     def _statistics(self) -> SampleStatistics:
         if not len(self):
             raise ValueError("no sample to evaluate: call update() first.")
@@ -274,6 +310,7 @@ class CZSLEvaluator:
         contest: Contest,
         statistics: SampleStatistics,
         protocol: Protocol,
+        candidates: int,
         threshold: float | None,
     ) -> CZSLResult:
         curve = _CURVES[protocol](contest)
@@ -299,6 +336,7 @@ class CZSLEvaluator:
             seen_samples=int(contest.target_seen.sum()),
             unseen_samples=int((~contest.target_seen).sum()),
             ties=curve.ties,
+            candidates=candidates,
             threshold=threshold,
             attribute_recall=recalls[0],
             object_recall=recalls[1],

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+_ROWS = 2**14
+"""Rows that are converted to float64 at a time: a copy of all may be larger than the model."""
+
 
 class ModalityGap:
     """Gathers what the modality gap needs from batches of image features.
@@ -35,13 +38,17 @@ class ModalityGap:
     """
 
     def __init__(self, text_features: Tensor) -> None:
-        text = _unit(text_features, "text_features")
-        if len(text) < 2:
+        self._text = text_features.detach()
+        self._text_sum = _unit_sum(self._text, "text_features")
+        if len(self._text) < 2:
             raise ValueError(
-                f"text_features has {len(text)} rows: the spread of texts needs at least two."
+                f"text_features has {len(self._text)} rows: the spread of texts needs at least two."
             )
-        self._text = text
-        self._image_sum = torch.zeros(text.shape[1], dtype=torch.float64)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._image_sum = torch.zeros_like(self._text_sum)
         self._match_sum = torch.zeros((), dtype=torch.float64)
         self._images = torch.zeros((), dtype=torch.int64)
 
@@ -73,7 +80,8 @@ class ModalityGap:
         if bool(((match < 0) | (match >= len(self._text))).any()):
             raise ValueError(f"match holds a row outside the {len(self._text)} texts.")
         self._image_sum += image.sum(0)
-        self._match_sum += (image * self._text[match]).sum()
+        text = _unit(self._text[match.to(self._text.device)], "text_features")
+        self._match_sum += (image * text).sum()
         self._images += len(image)
 
     def relative(self) -> float:
@@ -88,8 +96,7 @@ class ModalityGap:
             )
         match = _distance(self._match_sum / self._images)
         spread = (
-            _spread(self._image_sum, int(self._images))
-            + _spread(self._text.sum(0), len(self._text))
+            _spread(self._image_sum, int(self._images)) + _spread(self._text_sum, len(self._text))
         ) / 2
         if match + spread == 0:
             raise ValueError(
@@ -105,7 +112,7 @@ class ModalityGap:
         """
         if self._images < 1:
             raise ValueError("no image so far: call update() first.")
-        return float((self._image_sum / self._images - self._text.mean(0)).norm())
+        return float((self._image_sum / self._images - self._text_sum / len(self._text)).norm())
 
     def state(self) -> dict[str, Tensor]:
         """Returns the sums over images, to be added up over processes."""
@@ -156,16 +163,26 @@ def modality_gap_l2(image_features: Tensor, text_features: Tensor) -> float:
         >>> modality_gap_l2(torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))
         2.0
     """
-    image, text = _unit(image_features, "image_features"), _unit(text_features, "text_features")
-    if image.shape[1] != text.shape[1] or not len(image) or not len(text):
+    image = _unit_sum(image_features, "image_features")
+    text = _unit_sum(text_features, "text_features")
+    if len(image) != len(text) or not len(image_features) or not len(text_features):
         raise ValueError(
-            f"image_features {list(image.shape)} and text_features {list(text.shape)} must each "
-            "have a row and the same number of dimensions."
+            f"image_features {list(image_features.shape)} and text_features "
+            f"{list(text_features.shape)} must each have a row and the same number of dimensions."
         )
-    return float((image.mean(0) - text.mean(0)).norm())
+    return float((image / len(image_features) - text / len(text_features)).norm())
 
 
-def _unit(features: Tensor, argument: str) -> Tensor:
+def _unit_sum(features: Tensor, argument: str) -> Tensor:
+    """Returns the sum of all unit rows, `[D]`, some rows at a time."""
+    first, *others = features.split(_ROWS)
+    total = _unit(first, argument).sum(0)
+    for number, rows in enumerate(others, start=1):
+        total += _unit(rows, argument, number * _ROWS).sum(0)
+    return total
+
+
+def _unit(features: Tensor, argument: str, start: int = 0) -> Tensor:
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
             f"{argument} is {features.dtype} of shape {list(features.shape)}: give floating point "
@@ -175,9 +192,8 @@ def _unit(features: Tensor, argument: str) -> Tensor:
     norms = features.norm(dim=1)
     wrong = ~((norms > 0) & norms.isfinite())
     if bool(wrong.any()):
-        raise ValueError(
-            f"{argument} row {int(wrong.nonzero()[0])} is zero or not finite: it has no direction."
-        )
+        row = start + int(wrong.nonzero()[0])
+        raise ValueError(f"{argument} row {row} is zero or not finite: it has no direction.")
     return features / norms[:, None]
 
 

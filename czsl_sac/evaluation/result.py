@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from czsl_sac.evaluation.curve import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
+
+World = Literal["closed", "open"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,15 @@ class CZSLResult:
         unseen_samples: number of samples of unseen compositions.
         ties: share of samples whose label ties with its strongest rival, so that the order of the
             columns decides (legacy: at bias 1e3, where float32 resolves steps of 6e-5).
+        candidates: number of compositions that could be predicted, seen and unseen, without the
+            infeasible ones.
         threshold: feasibility below which unseen compositions were left out; None: none was.
         attribute_recall: accuracy of the predicted attribute among the samples of each attribute.
         object_recall: likewise for objects.
+        world: "closed": candidates are the compositions of the data set; "open": all attributes
+            with all objects.
+        modality_gap: `relative_modality_gap` and `modality_gap_l2` of each kind of image feature,
+            by its name; empty where no features were seen.
 
     Example:
         >>> import numpy as np
@@ -60,9 +68,12 @@ class CZSLResult:
     seen_samples: int
     unseen_samples: int
     ties: float = 0.0
+    candidates: int | None = None
     threshold: float | None = None
     attribute_recall: dict[str, float] = field(default_factory=dict, repr=False)
     object_recall: dict[str, float] = field(default_factory=dict, repr=False)
+    world: World = "closed"
+    modality_gap: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
 
     @property
     def hm_seen(self) -> float:
@@ -86,6 +97,7 @@ class CZSLResult:
         """
         values: dict[str, Any] = {
             "protocol": self.protocol,
+            "world": self.world,
             "seen": self.seen,
             "unseen": self.unseen,
             "hm": self.hm,
@@ -98,7 +110,9 @@ class CZSLResult:
             "seen_samples": self.seen_samples,
             "unseen_samples": self.unseen_samples,
             "ties": self.ties,
+            "candidates": self.candidates,
             "threshold": self.threshold,
+            "modality_gap": {name: dict(gap) for name, gap in self.modality_gap.items()},
         }
         if details:
             values["attribute_recall"] = dict(self.attribute_recall)
@@ -113,8 +127,10 @@ class CZSLResult:
         """Returns one row of fractions as a `pandas.DataFrame`; concatenate those of many runs."""
         import pandas as pd
 
-        names = ("protocol", "seen", "unseen", "hm", "auc", "attribute", "object", "bias")
-        return pd.DataFrame({name: [getattr(self, name)] for name in (*names, "threshold")})
+        names = ("protocol", "world", "seen", "unseen", "hm", "auc", "attribute", "object", "bias")
+        return pd.DataFrame(
+            {name: [getattr(self, name)] for name in (*names, "candidates", "threshold")}
+        )
 
     def table(self) -> str:
         """Returns the metrics in percent as a table of one row; ties are shown if there are any."""

@@ -16,6 +16,7 @@ from czsl_sac.training.build import build_backbone, build_data, build_method
 from czsl_sac.training.checkpoints import load_progress, load_weights
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.loop import BEST, LAST, MEMORY, fit, training_images
+from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.scoring import Protocol, evaluate_method
 
 CONFIG = "config.json"
@@ -85,6 +86,7 @@ def evaluate(
     split: Literal["val", "test"] = "test",
     protocol: Protocol = "exact",
     checkpoint: Literal["best", "last"] = "best",
+    open_world: OpenWorld | None = None,
     **changes: Any,
 ) -> CZSLResult:
     """Evaluate a run on a split.
@@ -102,6 +104,7 @@ def evaluate(
         split: `"val"` or `"test"`.
         protocol: `"exact"` or `"legacy"`.
         checkpoint: `"best"` by validation AUC, or `"last"`.
+        open_world: how to evaluate in the open world; None: the closed world.
         changes: `bank`, `beta` or `gamma`, where not the run's own.
 
     Returns:
@@ -112,7 +115,18 @@ def evaluate(
         ValueError: the checkpoint does not fit the configuration.
     """
     method, data, config, accelerator = load_run(run_dir, checkpoint=checkpoint, **changes)
-    return _score(method, data, split, config, accelerator, protocol)
+    if open_world is None:
+        return _score(method, data, split, config, accelerator, protocol)
+    return evaluate_open_world(
+        method,
+        data,
+        split,
+        accelerator,
+        open_world,
+        batch_size=config.optim.eval_batch_size,
+        num_workers=config.data.num_workers,
+        protocol=protocol,
+    )
 
 
 def load_run(

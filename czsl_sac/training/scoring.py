@@ -1,21 +1,27 @@
 """Scoring a split: a predictor over the split's candidates, an evaluator, one pass."""
 
-from typing import Literal
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from czsl_sac.data import CZSLData, SplitName
-from czsl_sac.evaluation import CZSLEvaluator, CZSLResult
+from czsl_sac.evaluation import CZSLEvaluator, CZSLResult, ModalityGap
 from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.predictor import Predictor
 from czsl_sac.space import CompositionSpace
 
 Protocol = Literal["exact", "legacy"]
 
 
-def candidate_space(data: CZSLData, split: SplitName) -> tuple[CompositionSpace, torch.Tensor]:
+def candidate_space(data: CZSLData, split: SplitName) -> tuple[CompositionSpace, Tensor]:
     """Return the compositions that a split is scored against, and where each one went.
 
     Args:
@@ -45,33 +51,120 @@ def evaluate_method(
     protocol: Protocol = "exact",
     stage: str | None = None,
 ) -> CZSLResult:
-    """Score every image of a split, in its fixed order, and evaluate.
+    """Score every image of a split in the closed world, in its fixed order, and evaluate.
 
     Args:
         method: on the accelerator's device; left in evaluation mode.
         data: the data set.
         split: `"val"` or `"test"`.
         accelerator: device, precision and processes.
-        batch_size: images per batch and process.
+        batch_size: images per batch, those of all processes together.
         num_workers: processes that read images.
         protocol: `"exact"` or `"legacy"`.
         stage: during training, the stage that the method is in; None uses all of it.
 
     Returns:
-        S, U, HM, AUC and the rest.
+        S, U, HM, AUC and the rest, the same in all processes.
     """
     space, position = candidate_space(data, split)
     method.eval()
     with accelerator.autocast():
         predictor = method.predictor(space, stage)
     evaluator = CZSLEvaluator(space, protocol=protocol)
-    loader = accelerator.prepare(
-        DataLoader(data.split(split), batch_size=batch_size, num_workers=num_workers)
+    gap = score_split(
+        predictor,
+        evaluator,
+        data,
+        split,
+        accelerator,
+        position=position,
+        batch_size=batch_size,
+        num_workers=num_workers,
     )
+    return replace(evaluator.compute(), modality_gap=gap)
+
+
+def score_split(
+    predictor: Predictor,
+    evaluator: CZSLEvaluator,
+    data: CZSLData,
+    split: SplitName,
+    accelerator: Accelerator,
+    *,
+    position: Tensor,
+    batch_size: int,
+    num_workers: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Let an evaluator see the scores of every image of a split, in its fixed order.
+
+    A batch is shared out to the processes, and all take in what each of them found, a few numbers
+    an image. So a dynamic memory bank has seen the same in all of them, and any number of
+    processes that divides `batch_size` gives what one gives. Scores exist for one batch and one
+    chunk of compositions at a time.
+
+    Args:
+        predictor: at the start of its stream.
+        evaluator: over the predictor's space.
+        data: the data set.
+        split: `"val"` or `"test"`.
+        accelerator: device, precision and processes.
+        position: column of each composition of `data.space`, `[C]` int64.
+        batch_size: images per batch, those of all processes together.
+        num_workers: processes that read images.
+
+    Returns:
+        `relative_modality_gap` and `modality_gap_l2` by image feature: see
+        `Predictor.gap_features`.
+    """
+    share = -(-batch_size // accelerator.num_processes)
+    loader = accelerator.prepare(
+        DataLoader(data.split(split), batch_size=share, num_workers=num_workers)
+    )
+    gather = _gatherer(accelerator)
+    predictor.gather = gather
+    gaps = _Gaps(predictor.gap_text)
     hidden = None if accelerator.is_main_process else True
     for images, targets in tqdm(loader, desc=f"scoring {split}", leave=False, disable=hidden):
+        columns = position[targets.cpu()]
         with accelerator.autocast():
-            scores = predictor(images)
-        scores, targets = accelerator.gather_for_metrics((scores, targets))
-        evaluator.update(scores.float().cpu(), position[targets.cpu()])
-    return evaluator.compute()
+            encoded = predictor.encode(images)
+            rows = evaluator.summarize(predictor.score_chunks(encoded), columns)
+        evaluator.add_state(gather(rows))
+        features = predictor.gap_features(encoded, columns.to(images.device))
+        gaps.update(*gather((features, columns)))
+    return gaps.compute()
+
+
+def _gatherer(accelerator: Accelerator) -> Callable[[Any], Any]:
+    """Return what makes a batch's rows of all processes, in the data's order, of those of each."""
+    if accelerator.num_processes == 1:
+        return lambda rows: rows
+    # What the last batch was filled up with, so that all processes have as much, is dropped again.
+    return lambda rows: accelerator.gather_for_metrics(send_to_device(rows, accelerator.device))
+
+
+class _Gaps:
+    """The modality gap of each kind of image feature that a predictor names.
+
+    Args:
+        text: text features, `[C, D]`; None if there is no gap to measure.
+    """
+
+    def __init__(self, text: Tensor | None) -> None:
+        self._start = None if text is None else ModalityGap(text)
+        self._gaps: dict[str, ModalityGap] = {}
+
+    def update(self, features: dict[str, Tensor], columns: Tensor) -> None:
+        if self._start is None:
+            return
+        for name, rows in features.items():
+            if name not in self._gaps:
+                self._gaps[name] = copy(self._start)  # the sum over the texts is made once
+                self._gaps[name].reset()
+            self._gaps[name].update(rows, columns)
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        return {
+            name: {"relative_modality_gap": gap.relative(), "modality_gap_l2": gap.l2()}
+            for name, gap in self._gaps.items()
+        }
