@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from czsl_sac._version import __version__
 
 if TYPE_CHECKING:
-    from czsl_sac.backbones import CLIPBackbone, apply_lora, load_backbone
+    from czsl_sac.backbones import (
+        CLIPBackbone,
+        apply_adaptformer,
+        apply_lora,
+        from_open_clip,
+        from_transformers,
+        load_backbone,
+        merged_state_dict,
+    )
     from czsl_sac.data import Scenes
     from czsl_sac.evaluation import (
         CZSLEvaluator,
@@ -54,9 +62,13 @@ __all__ = [
     "VisualCondenser",
     "ZeroShotCLIP",
     "__version__",
+    "apply_adaptformer",
     "apply_lora",
+    "from_open_clip",
+    "from_transformers",
     "fuse_predictions",
     "load_backbone",
+    "merged_state_dict",
     "modality_gap_l2",
     "patch_max",
     "relative_modality_gap",
@@ -64,7 +76,10 @@ __all__ = [
 
 # Module of every name above; a test holds this table and the imports for type checkers equal.
 _MODULES = {
-    "backbones": ("CLIPBackbone", "apply_lora", "load_backbone"),
+    "backbones": (
+        *("CLIPBackbone", "apply_adaptformer", "apply_lora", "from_open_clip"),
+        *("from_transformers", "load_backbone", "merged_state_dict"),
+    ),
     "data": ("Scenes",),
     "evaluation": ("CZSLEvaluator", "CZSLResult", "modality_gap_l2", "relative_modality_gap"),
     "functional": ("PathProbabilities", "fuse_predictions"),

@@ -148,6 +148,12 @@ def test_loads_by_name_with_clips_own_download(openai_model, archive, tmp_path, 
         ConnectionError, match=r"could not download the weights of ViT-gone .* path"
     ):
         load_backbone("ViT-gone")
+    other = tmp_path / ("0" * 64) / "ViT-other.pt"  # not the checksum of what lies there
+    other.parent.mkdir()
+    other.write_bytes(b"cut short")
+    monkeypatch.setitem(clip.clip._MODELS, "ViT-other", other.as_uri())
+    with pytest.raises(ConnectionError, match=r"weights of ViT-other \(.*SHA256 checksum"):
+        load_backbone("ViT-other")
 
 
 def test_loads_saved_state_dict(openai_model, tmp_path):

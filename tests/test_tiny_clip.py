@@ -61,9 +61,9 @@ def test_texts_become_rows():
     rows = tokenizer(["red car", "", "car, car; car"])
     assert rows.dtype == torch.int64
     assert rows.tolist() == [[6, 1, 2, 7, 0], [6, 7, 0, 0, 0], [6, 2, 2, 2, 7]]
-    with pytest.raises(ValueError, match="'red red red red' of 4 words, but at most 3 fit"):
+    with pytest.raises(ValueError, match=r"one of 6 tokens, .* at most 5: shorten 'red red red"):
         tokenizer(["red", "red red red red"])
-    with pytest.raises(TypeError, match="texts must be a list of strings, got the string 'red'"):
+    with pytest.raises(TypeError, match="texts must be a sequence of strings, got"):
         tokenizer("red")
 
 

@@ -8,12 +8,16 @@ from torch import nn
 from czsl_sac.backbones.adaptformer import apply_adaptformer
 from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
 from czsl_sac.backbones.lora import apply_lora, merged_state_dict
+from czsl_sac.backbones.open_clip import from_open_clip, load_open_clip
+from czsl_sac.backbones.transformers import from_transformers, load_transformers
 
 __all__ = [
     "CLIPBackbone",
     "CLIPConfig",
     "apply_adaptformer",
     "apply_lora",
+    "from_open_clip",
+    "from_transformers",
     "load_backbone",
     "merged_state_dict",
 ]
@@ -26,8 +30,9 @@ def load_backbone(
 
     Args:
         source: "tiny", the small CLIP that comes with the package; the name of one of OpenAI's
-            vision transformers such as "ViT-L/14"; the path of a .pt file of theirs; or a model
-            of the package `clip`.
+            vision transformers such as "ViT-L/14"; the path of a .pt file of theirs; a model of
+            the package `clip`; "open_clip:MODEL/PRETRAINED" or "transformers:NAME". Models of
+            open_clip and transformers go to `from_open_clip` and `from_transformers`.
         device: where to put it; None leaves it on the CPU.
 
     Returns:
@@ -40,10 +45,15 @@ def load_backbone(
         ConnectionError: if a download fails.
     """
     # Imported here: the one reads weights from disk, the other needs the package clip.
+    library, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")
     if source == "tiny":
         from czsl_sac.backbones.tiny import tiny_clip
 
         backbone = tiny_clip()
+    elif library == "open_clip":
+        backbone = load_open_clip(name)
+    elif library == "transformers":
+        backbone = load_transformers(name)
     else:
         from czsl_sac.backbones.openai import load_openai
 

@@ -45,6 +45,7 @@ class CLIPConfig:
         stem: how pixels become patch tokens: "patch", one convolution as large as a patch (the
             vision transformer's), or "conv", small strided convolutions, which learn far faster
             from few images.
+        vision_mlp_width: hidden size of the MLP of a vision block; None for 4 × vision_width.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -63,6 +64,7 @@ class CLIPConfig:
     text_heads: int
     activation: Activation = "quick_gelu"
     stem: Literal["patch", "conv"] = "patch"
+    vision_mlp_width: int | None = None
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -132,7 +134,11 @@ class VisionTower(nn.Module):
         self.positional_embedding = nn.Parameter(scale * torch.randn(config.num_patches + 1, width))
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(
-            width, config.vision_layers, config.vision_heads, activation=config.activation
+            width,
+            config.vision_layers,
+            config.vision_heads,
+            activation=config.activation,
+            mlp_width=config.vision_mlp_width,
         )
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
@@ -284,6 +290,8 @@ class CLIPBackbone(nn.Module):
         *,
         name: str = "clip",
         config: CLIPConfig | None = None,
+        mean: tuple[float, float, float] = OPENAI_MEAN,
+        std: tuple[float, float, float] = OPENAI_STD,
     ) -> "CLIPBackbone":
         """Builds a backbone from weights in OpenAI's layout, copied and cast to float32.
 
@@ -293,6 +301,8 @@ class CLIPBackbone(nn.Module):
             name: for printouts and checkpoints.
             config: the sizes. By default read off the weights; heads and activation leave no
                 trace in weights and are taken to be OpenAI's, 64 channels a head and QuickGELU.
+            mean: what to subtract from each colour of an image in [0, 1].
+            std: what to divide it by afterwards.
 
         Returns:
             The backbone, in evaluation mode.
@@ -301,14 +311,16 @@ class CLIPBackbone(nn.Module):
             ValueError: if the weights are a ResNet's, or not a CLIP's.
         """
         weights = {
-            _from_openai(key): value.detach().to(torch.float32, copy=True)
+            _from_openai(key): value.detach().to(
+                torch.float32, copy=True, memory_format=torch.contiguous_format
+            )
             for key, value in state_dict.items()
             if key not in _ARCHIVE_CONSTANTS
         }
         if config is None:
             config = infer_config(state_dict)
         with torch.device("meta"):  # the random draw would take longer than the loading
-            backbone = cls(config, tokenizer, name=name)
+            backbone = cls(config, tokenizer, name=name, mean=mean, std=std)
         expected = backbone.state_dict().keys()
         if expected != weights.keys():
             raise ValueError(
@@ -368,6 +380,7 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> CLIPConfig:
         embed_dim = state_dict["visual.proj"].shape[1]
         context_length = state_dict["positional_embedding"].shape[0]
         vocab_size, text_width = state_dict["token_embedding.weight"].shape
+        inner = state_dict["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     except KeyError as error:
         raise ValueError(
             f"state_dict does not hold the weights of an OpenAI CLIP: {error} is missing"
@@ -379,6 +392,7 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> CLIPConfig:
         vision_width=patches[0],
         vision_layers=_count_blocks(state_dict, "visual.transformer.resblocks."),
         vision_heads=patches[0] // 64,
+        vision_mlp_width=None if inner == 4 * patches[0] else inner,
         context_length=context_length,
         vocab_size=vocab_size,
         text_width=text_width,

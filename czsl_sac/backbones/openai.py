@@ -5,7 +5,7 @@ import pickle
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from czsl_sac.backbones.clip import CLIPBackbone, infer_config
+from czsl_sac.backbones.tokenizer import PaddedTokenizer
 
 __all__ = ["OpenAITokenizer", "import_clip", "load_openai"]
 
@@ -59,15 +60,11 @@ def import_clip() -> ModuleType:
     return clip
 
 
-class OpenAITokenizer:
+class OpenAITokenizer(PaddedTokenizer):
     """CLIP's byte-pair tokenizer, which knows every text.
 
     Args:
         context_length: ids a text, start and end included.
-
-    Attributes:
-        sot: id of the start-of-text token.
-        eot: id of the end-of-text token.
 
     >>> tokenizer = OpenAITokenizer()
     >>> tokenizer.encode("a photo of")
@@ -80,40 +77,9 @@ class OpenAITokenizer:
         import_clip()
         from clip.simple_tokenizer import SimpleTokenizer
 
-        self.context_length = context_length
-        self._bpe = SimpleTokenizer()
-        self.sot: int = self._bpe.encoder["<|startoftext|>"]
-        self.eot: int = self._bpe.encoder["<|endoftext|>"]
-
-    def encode(self, text: str) -> list[int]:
-        """Gives the ids of a text without start and end."""
-        return self._bpe.encode(text)
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Gives the ids of texts: start, tokens, end, zeros.
-
-        Args:
-            texts: P texts.
-
-        Returns:
-            Ids [P, context_length] int64.
-
-        Raises:
-            TypeError: if `texts` is a single string.
-            ValueError: if a text is too long.
-        """
-        if isinstance(texts, str):
-            raise TypeError(f"texts must be a sequence of strings, got the string {texts!r}")
-        ids = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
-        for row, text in zip(ids, texts, strict=True):
-            tokens = [self.sot, *self.encode(text), self.eot]
-            if len(tokens) > self.context_length:
-                raise ValueError(
-                    f"texts has one of {len(tokens)} tokens, start and end included, where the "
-                    f"tower takes at most {self.context_length}: shorten {text!r}"
-                )
-            row[: len(tokens)] = torch.tensor(tokens)
-        return ids
+        bpe = SimpleTokenizer()
+        ids = bpe.encoder
+        super().__init__(bpe.encode, ids["<|startoftext|>"], ids["<|endoftext|>"], context_length)
 
 
 def load_openai(source: str | os.PathLike[str] | nn.Module) -> CLIPBackbone:
@@ -145,8 +111,9 @@ def load_openai(source: str | os.PathLike[str] | nn.Module) -> CLIPBackbone:
     if path.suffix or isinstance(source, os.PathLike):
         raise FileNotFoundError(f"there is no file {name} to read CLIP's weights from")
     raise ValueError(
-        f"unknown backbone {name!r}: give one of {', '.join(_vision_transformers())}, 'tiny' (to "
-        "load_backbone), the path of a .pt file of OpenAI's CLIP, or a model of clip"
+        f"unknown backbone {name!r}: give one of {', '.join(_vision_transformers())}, 'tiny', "
+        "open_clip:MODEL/PRETRAINED, transformers:NAME (those three to load_backbone), the path "
+        "of a .pt file of OpenAI's CLIP, or a model of clip"
     )
 
 
@@ -162,7 +129,7 @@ def _download(name: str) -> nn.Module:
         )
     try:
         model, _ = import_clip().load(name, device="cpu")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter for a wrong checksum
         raise ConnectionError(
             f"could not download the weights of {name} ({error}): fetch the .pt file elsewhere "
             "and give its path"
@@ -197,6 +164,12 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _from_model(model: nn.Module, *, name: str) -> CLIPBackbone:
+    library = type(model).__module__.split(".")[0]
+    if library in ("open_clip", "transformers"):  # its weights do not show its activation
+        raise ValueError(
+            f"model is one of {library}, not of clip: call czsl_sac.from_{library}(model, "
+            "tokenizer)"
+        )
     state_dict = model.state_dict()
     if isinstance(model, torch.jit.ScriptModule):
         return _from_state_dict(state_dict, name=name)

@@ -13,9 +13,9 @@ from zlib import crc32
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.tokenizer import PaddedTokenizer
 
 __all__ = ["TINY_WEIGHTS", "WordTokenizer", "tiny_clip"]
 
@@ -31,7 +31,7 @@ _WORDS = (
 )
 
 
-class WordTokenizer:
+class WordTokenizer(PaddedTokenizer):
     """One id a word: 0 is padding, then the known words, hash buckets, start and end of text.
 
     Words are runs of letters and digits, in lower case; what stands between them (spaces, dots,
@@ -59,34 +59,12 @@ class WordTokenizer:
     ) -> None:
         self._ids = {word: number for number, word in enumerate(words, start=1)}
         self._buckets = buckets
-        self.context_length = context_length
-        self.sot = 1 + len(words) + buckets
-        self.eot = self.sot + 1
+        sot = 1 + len(words) + buckets
+        super().__init__(self._encode, sot, sot + 1, context_length)
         self.vocab_size = self.eot + 1
 
-    def encode(self, text: str) -> list[int]:
-        """Gives the ids of a text's words, without start and end."""
+    def _encode(self, text: str) -> list[int]:
         return [self._id(word) for word in re.findall(r"[^\W_]+", text.lower())]
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Gives ids [P, context_length] int64: start, words, end, zeros.
-
-        Raises:
-            TypeError: If `texts` is a single string.
-            ValueError: If a text is too long.
-        """
-        if isinstance(texts, str):
-            raise TypeError(f"texts must be a list of strings, got the string {texts!r}")
-        ids = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
-        for row, text in zip(ids, texts, strict=True):
-            tokens = [self.sot, *self.encode(text), self.eot]
-            if len(tokens) > self.context_length:
-                raise ValueError(
-                    f"texts holds {text!r} of {len(tokens) - 2} words, but at most "
-                    f"{self.context_length - 2} fit: shorten it"
-                )
-            row[: len(tokens)] = torch.tensor(tokens)
-        return ids
 
     def _id(self, word: str) -> int:
         known = self._ids.get(word)

@@ -58,7 +58,8 @@ class BackboneConfig:
     """CLIP and what of its vision tower is trained."""
 
     backbone: str = "tiny"
-    """CLIP to start from: "tiny" (built in), an OpenAI name such as ViT-L/14, or a .pt file."""
+    """CLIP to start from: tiny (built in), an OpenAI name such as ViT-L/14, a .pt file of theirs,
+    open_clip:MODEL/PRETRAINED, or transformers:NAME."""
     train_backbone: Literal["lora", "adaptformer", "none", "full"] = "lora"
     """What of the vision tower learns: LoRA (the paper), AdaptFormer's adapters (Troika), nothing
     (CSP, CoOp, DFSP), or every weight."""
@@ -66,8 +67,8 @@ class BackboneConfig:
     """Rank of LoRA (CLIP-LoRA's default)."""
     lora_alpha: float = 1.0
     """Strength of LoRA (CLIP-LoRA's default)."""
-    lora_targets: tuple[Literal["q", "k", "v", "o"], ...] = ("q", "k", "v")
-    """Projections of each attention layer that get LoRA."""
+    lora_targets: tuple[Literal["q", "k", "v", "o", "mlp"], ...] = ("q", "k", "v")
+    """What of each vision layer gets LoRA: projections of the attention, and the MLP."""
     lora_layers: tuple[int, ...] | None = None
     """Vision layers that get LoRA, counted from 0; None means all."""
     lora_scaling: Literal["alpha/r", "alpha/sqrt(r)"] = "alpha/r"
@@ -88,7 +89,7 @@ class BackboneConfig:
         check_range(self, "adapter_dropout", low=0, below=1)
         if not self.lora_targets:
             raise ValueError(
-                "lora_targets is empty: name at least one of q, k, v, o, "
+                "lora_targets is empty: name at least one of q, k, v, o, mlp, "
                 "or set train_backbone to none"
             )
 
