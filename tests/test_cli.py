@@ -89,7 +89,7 @@ def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian': did you mean train?"),
-        (["--alignment"], "unknown command '--alignment': known are train, evaluate, predict"),
+        (["--alignment"], "unknown command '--alignment': known are train, evaluate, "),
         (
             ["train", "--alignmnt", "cls"],
             "Unrecognized options: --alignmnt, cls; did you mean --al",

@@ -1,14 +1,19 @@
 """The standard layout: splits, candidates, counts and what is said when something is wrong."""
 
+import datetime
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from czsl_sac.data.standard import SPLIT, TAB7_COUNTS, StandardLayout, image_transform
+from czsl_sac.data.counts import TAB7_COUNTS
+from czsl_sac.data.images import image_transform
+from czsl_sac.data.standard import METADATA, SPLIT, StandardLayout, read_pairs
 
-FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"
+SHARED = Path(__file__).parents[1].parent / "shared/data"
+FRUIT = SHARED / "fruit-ripeness"
 LOOK = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 PAIRS = {
@@ -137,18 +142,21 @@ def test_a_damaged_image_is_named(root: Path) -> None:
     dataset = StandardLayout(root, name="fruit", **LOOK).split("train")
     path = root / "images/unripe_mango/1.jpg"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"unripe_mango/1.jpg is missing or no readable image"):
+    with pytest.raises(ValueError, match=r"unripe_mango/1.jpg is no readable image \("):
         dataset[1]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a pickle", "cannot be read"),
+        (b"not a pickle", r"cannot be read \(Weights only load failed"),
+        (b"", r"cannot be read \(EOFError\): fetch it again"),
+        ([datetime.date.today()], "holds Python objects, and reading those would run code"),
+        ([{"image": 1, "attr": "ripe", "obj": "apple", "set": "val"}], "all of them text"),
         ([{"image": "a.jpg"}], "must hold a list of records"),
         (
             [{"image": "a.jpg", "attr": "ripe", "obj": "apple", "set": "train"}],
-            "has no val record",
+            "has no val image",
         ),
     ],
 )
@@ -174,6 +182,65 @@ def test_unknown_split(root: Path) -> None:
         data.split("training")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name is 'training'"):
         data.candidates("training")  # type: ignore[arg-type]
+
+
+def test_an_empty_pair_list_is_named(root: Path) -> None:
+    (root / SPLIT / "test_pairs.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"test_pairs.txt is empty but must hold"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_metadata_in_the_old_format_of_torch_save_is_read(root: Path) -> None:
+    wanted = StandardLayout(root, name="fruit", **LOOK).records
+    path = root / METADATA
+    records = torch.load(path, weights_only=True)
+    torch.save(records, path, _use_new_zipfile_serialization=False)
+    assert StandardLayout(root, name="fruit", **LOOK).records == wanted
+
+
+def test_a_record_outside_its_splits_pairs_is_named(root: Path) -> None:
+    path = root / METADATA
+    records = torch.load(path, weights_only=True)
+    records.append({"image": "x.jpg", "attr": "old", "obj": "mango", "set": "train"})
+    records.append({"image": "y.jpg", "attr": "old", "obj": "mango", "set": "val"})
+    torch.save(records[:-1], path)
+    with pytest.raises(ValueError, match=r"puts 1 images into the train split .* x.jpg \(old man"):
+        StandardLayout(root, name="fruit", **LOOK)
+    torch.save([*records[:-2], records[-1]], path)
+    with pytest.raises(ValueError, match=r"puts 1 images into the val split .* y.jpg \(old man"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def lay_out(root: Path, name: str, pairs: dict[str, list[tuple[str, str]]]) -> None:
+    """Write real pair lists with as many records as Tab. 7 has images, none of them on disk."""
+    (root / SPLIT).mkdir(parents=True)
+    records = []
+    for split, listed in pairs.items():
+        lines = [" ".join(pair) for pair in listed]
+        (root / SPLIT / f"{split}_pairs.txt").write_text("\n".join(lines))
+        for number in range(TAB7_COUNTS[name][f"{split} images"]):
+            attribute, obj = listed[number % len(listed)]
+            path = f"{split}/{number}.jpg"
+            records.append({"image": path, "attr": attribute, "obj": obj, "set": split})
+    torch.save(records, root / METADATA)
+
+
+@pytest.mark.parametrize("name", sorted(TAB7_COUNTS))
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the pair lists are not on this machine")
+def test_the_real_pair_lists_have_every_count_of_table_7(name: str, tmp_path: Path) -> None:
+    lists = SHARED / "splits" / name
+    pairs = {"train": read_pairs(lists / "train_pairs.txt")}
+    if name == "mit-states":  # its unseen pairs of validation and test are not told apart
+        unseen = read_pairs(lists / "unseen_pairs_val_plus_test.txt")
+        pairs["val"] = [*unseen[:300], *pairs["train"][:300]]
+        pairs["test"] = [*unseen[300:], *pairs["train"][:400]]
+    else:
+        pairs |= {split: read_pairs(lists / f"{split}_pairs.txt") for split in ("val", "test")}
+    lay_out(tmp_path / "data", name, pairs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = StandardLayout(tmp_path / "data", name=name, **LOOK)
+    assert data.counts() == TAB7_COUNTS[name]
 
 
 @pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")

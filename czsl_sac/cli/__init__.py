@@ -4,8 +4,10 @@ import difflib
 import io
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TextIO
 
 from czsl_sac._version import __version__
 
@@ -16,6 +18,8 @@ _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
     "evaluate": "score a finished run on a split",
     "predict": "name the compositions that image files show",
+    "split": "split your own images into training, validation and test",
+    "check-data": "show what is in a data set and what is wrong with it",
     "info": "show versions, devices and which kernel would run",
 }
 
@@ -24,7 +28,7 @@ _HELP = f"""usage: czsl-sac COMMAND [OPTIONS]
 Compositional zero-shot learning with CLIP: sparse alignment, baselines, one evaluator.
 
 commands:
-{chr(10).join(f"  {name:<10}{text}" for name, text in _COMMANDS.items())}
+{chr(10).join(f"  {name:<12}{text}" for name, text in _COMMANDS.items())}
 
 options:
   -h, --help  show this text; after a command, the command's options
@@ -53,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_traceback = "--traceback" in given
     given = [argument for argument in given if argument != "--traceback"]
     try:
-        return _dispatch(given)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _dispatch(given)
     except (ValueError, OSError, ImportError) as error:
         if show_traceback:
             traceback.print_exc()
@@ -77,7 +83,7 @@ def _dispatch(arguments: list[str]) -> int:
         near = difflib.get_close_matches(command, _COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COMMANDS)}"
         raise ValueError(f"unknown command {command!r}: {hint}")
-    run: Callable[[list[str]], int] = import_module(f"czsl_sac.cli.{command}").run
+    run: Callable[[list[str]], int] = import_module(f"czsl_sac.cli.{command.replace('-', '_')}").run
     return run(rest)
 
 
@@ -85,4 +91,19 @@ def _sentence(error: Exception) -> str:
     """One line for any error; files by name rather than by errno."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if "\nOriginal Traceback " in text:  # from a process that reads images: its last line says it
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print what a warning says; where it comes from means nothing on the command line."""
+    print(f"czsl-sac: warning: {' '.join(str(message).split())}", file=file or sys.stderr)

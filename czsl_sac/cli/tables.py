@@ -1,11 +1,17 @@
-"""How a result is printed: what was scored, the table, and what one must know to read it."""
+"""How results and data sets are printed, and what one must know to read them."""
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from tabulate import tabulate
 
 from czsl_sac.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from czsl_sac.data.listing import Entry
+    from czsl_sac.data.protocol import SplitName
     from czsl_sac.evaluation import CZSLResult
+    from czsl_sac.space import Pair
 
 _TIES_WORTH_A_NOTE = 0.005
 _GAP_NAMES = {
@@ -54,3 +60,27 @@ def is_transductive(config: TrainConfig) -> bool:
         config: Configuration of the run.
     """
     return config.model.method == "sac" and config.model.bank == "dynamic"
+
+
+def data_table(entries: "Sequence[Entry]", pairs: "Mapping[SplitName, Collection[Pair]]") -> str:
+    """Return what each split of a data set holds, and the size of the whole, as a table.
+
+    Args:
+        entries: the images.
+        pairs: compositions of each split; those of `"train"` are seen.
+    """
+    seen = set(pairs["train"])
+    rows = []
+    for split, own in pairs.items():
+        images = [entry.pair for entry in entries if entry.split == split]
+        unseen = sum(pair not in seen for pair in images)
+        both = set(own)
+        rows.append((split, len(both & seen), len(images) - unseen, len(both - seen), unseen))
+    every = set().union(*pairs.values())
+    attributes, objects = ({pair[place] for pair in every} for place in (0, 1))
+    headers = ("split", "seen compositions", "their images", "unseen compositions", "their images")
+    size = (
+        f"{len(entries)} images, {len(attributes)} attributes × {len(objects)} objects, "
+        f"{len(every)} compositions"
+    )
+    return f"{size}\n\n{tabulate(rows, headers, tablefmt='simple')}"

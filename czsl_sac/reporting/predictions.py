@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from czsl_sac.data.standard import image_transform
+from czsl_sac.data.images import image_transform
 from czsl_sac.methods.base import CZSLMethod, Predictor
 from czsl_sac.reporting.images import ImageFiles, Unreadable, collate
 from czsl_sac.space import CompositionSpace, Pair

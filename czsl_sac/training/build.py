@@ -1,11 +1,12 @@
 """From a configuration to the parts of a run: data, backbone and method."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from czsl_sac.backbones import CLIPBackbone, apply_adaptformer, apply_lora, load_backbone
-from czsl_sac.data import CZSLData
+from czsl_sac.data import CZSLData, Scenes
 from czsl_sac.methods import (
     CSP,
     DFSP,
@@ -74,34 +75,41 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
         backbone: who will look at it.
 
     Raises:
-        ValueError: the data set needs `data_root`.
+        ValueError: the data set needs `data_root`, or has a fault.
         FileNotFoundError: the data set is not there.
-    """
-    if config.dataset == "scenes":
-        from czsl_sac.data.scenes import Scenes
 
+    Warns:
+        UserWarning: counts differ from the paper's, or bad images are left out.
+    """
+    look: dict[str, Any] = {
+        "image_size": backbone.image_size,
+        "mean": backbone.mean,
+        "std": backbone.std,
+    }
+    if config.dataset == "scenes":
         return Scenes(
-            image_size=backbone.image_size,
             clutter=config.clutter,
             images_per_pair=config.images_per_pair,
             eval_images_per_pair=config.eval_images_per_pair,
             split_seed=config.split_seed,
-            mean=backbone.mean,
-            std=backbone.std,
+            **look,
         )
-    from czsl_sac.data.standard import StandardLayout
-
     if config.data_root is None:
         raise ValueError(
             f"data_root is missing but dataset {config.dataset!r} is read from files: "
             "pass --data-root FOLDER, or use --preset scenes, which needs none"
         )
+    # These load torchvision and pandas, which scenes do without.
+    from czsl_sac.data.standard import StandardLayout, is_standard_layout
+    from czsl_sac.data.table import ImageTable
+
+    if config.dataset == "files" and not is_standard_layout(config.data_root):
+        return ImageTable(config.data_root, on_bad_image=config.on_bad_image, **look)
     return StandardLayout(
         config.data_root,
-        name=config.dataset,
-        image_size=backbone.image_size,
-        mean=backbone.mean,
-        std=backbone.std,
+        name=config.data_root.name if config.dataset == "files" else config.dataset,
+        on_bad_image=config.on_bad_image,
+        **look,
     )
 
 

@@ -28,10 +28,15 @@ MethodName: TypeAlias = Literal["sac", "troika", "csp", "coop", "dfsp", "zero-sh
 class DataConfig:
     """Which images to learn from."""
 
-    dataset: Literal["scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness"] = "scenes"
-    """Data set; scenes are generated and need no files."""
+    dataset: Literal["scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness", "files"] = (
+        "scenes"
+    )
+    """Data set; scenes are generated and need no files; "files" are images of your own."""
     data_root: Path | None = None
-    """Folder of the data set; not used by scenes."""
+    """Folder of the data set, or for files a CSV or Parquet table; not used by scenes."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """A missing or damaged image: stop with its path, or open all images before training, name
+    and count the bad ones and leave them out, of evaluation too."""
     augment: bool = False
     """Distort the training images at random (flip, perspective, small rotation)."""
     num_workers: int = 0

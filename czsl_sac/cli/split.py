@@ -1,0 +1,99 @@
+"""`czsl-sac split`: a natural split of one's own images, written as a table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from czsl_sac.cli.options import parse_options
+from czsl_sac.training.schema import check_range
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Split your own images for training, validation and test.
+
+    Some compositions become unseen, each attribute and object stays seen, and near-duplicates
+    stay on one side. The images do not move: the split is a table of their paths.
+    """
+
+    data: tyro.conf.Positional[Path]
+    """Folder of folders attribute_object with images, or CSV or Parquet table with the columns
+    image, attribute and object."""
+    out: Path | None = None
+    """CSV table to write; None means split.csv in the folder, or beside the table."""
+    seed: int = 0
+    """Seed that decides the split."""
+    unseen_val: float = 0.15
+    """Compositions that only validation has, as a share of all."""
+    unseen_test: float = 0.2
+    """Compositions that only test has, as a share of all."""
+    seen_val: float = 0.1
+    """Images of each seen composition that go to validation, as a share."""
+    seen_test: float = 0.15
+    """Images of each seen composition that go to test, as a share."""
+    near_duplicates: int | None = 8
+    """Differing bits of the 64-bit difference hash up to which images stay on one side; None: do
+    not compare images."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """A missing or damaged image: stop with its path, or leave it out."""
+    overwrite: bool = False
+    """Replace the table if it is there."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "seed", low=0)
+        check_range(self, "near_duplicates", low=0, high=64)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Its options.
+    """
+    options = parse(arguments)
+    if options is None:
+        return 0
+
+    from czsl_sac.cli.tables import data_table
+    from czsl_sac.data.listing import SPLIT_TABLE, read_listing
+    from czsl_sac.data.natural_split import SplitShares
+    from czsl_sac.data.splitting import split_listing, split_table
+    from czsl_sac.files import write_atomically
+
+    folder = options.data if options.data.is_dir() else options.data.parent
+    out = options.out or folder / SPLIT_TABLE
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"out must end in .csv, got {out}")
+    if out.exists() and not options.overwrite:
+        raise FileExistsError(f"{out} is already there: pass --overwrite to replace it, or --out")
+    made = split_listing(
+        read_listing(options.data, use_split=False),
+        SplitShares(options.unseen_val, options.unseen_test, options.seen_val, options.seen_test),
+        seed=options.seed,
+        max_distance=options.near_duplicates,
+        on_bad_image=options.on_bad_image,
+    )
+    table = split_table(made.listing, out.parent)
+    write_atomically(out, lambda path: table.to_csv(path, index=False))
+    print(f"{data_table(made.listing.entries, made.listing.pairs)}\n")
+    for line in made.remarks():
+        print(line)
+    print(
+        f"Wrote {out}. To train on it: "
+        f"czsl-sac train --preset fruit-ripeness --dataset files --data-root {out}"
+    )
+    return 0
+
+
+def parse(arguments: list[str]) -> SplitOptions | None:
+    """Return the options; None if help was shown.
+
+    Args:
+        arguments: Options of the command.
+
+    Raises:
+        ValueError: If an option is unknown or has a value that does not fit.
+    """
+    return parse_options(SplitOptions, "split", arguments)

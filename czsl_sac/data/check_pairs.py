@@ -1,0 +1,120 @@
+"""What can be wrong with the compositions of a data set's splits."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
+
+from czsl_sac.data.counts import count_data, differences_from_tab7
+from czsl_sac.data.listing import Entry, Problem
+from czsl_sac.data.protocol import SplitName
+from czsl_sac.space import Pair
+
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+def check_lists(
+    pairs: Mapping[SplitName, Sequence[Pair]], entries: Sequence[Entry]
+) -> Iterator[Problem]:
+    """Yield what is wrong with the pair lists of the standard layout and the images they name.
+
+    Args:
+        pairs: the lists, with repeats.
+        entries: images with their split.
+    """
+    seen = set(pairs["train"])
+    allowed = {split: seen.union(listed) for split, listed in pairs.items()}
+    images = Counter((entry.split, entry.pair) for entry in entries)
+    without = {
+        split: [f"{split}: {' '.join(pair)}" for pair in pairs[split] if not images[split, pair]]
+        for split in _SPLITS
+    }
+    yield Problem(
+        "training pairs have no training image",
+        without["train"],
+        "They count as seen but are never learned: drop them from train_pairs.txt, or take the "
+        "corrected version of the data set.",
+    )
+    yield Problem(
+        "pairs of a validation or test list have no image in that split",
+        without["val"] + without["test"],
+        "They are candidates that no image is of; drop them unless that is meant.",
+        spoils=False,
+    )
+    yield Problem(
+        "unseen pairs stand in two lists, val_pairs.txt and test_pairs.txt",
+        [" ".join(pair) for pair in sorted(set(pairs["val"]) & set(pairs["test"]) - seen)],
+        "What is chosen on validation has then been chosen on test's compositions: keep each in "
+        "one of the two.",
+    )
+    yield Problem(
+        "pairs stand twice in one list",
+        [
+            f"{split}: {' '.join(pair)}"
+            for split in _SPLITS
+            for pair, times in Counter(pairs[split]).items()
+            if times > 1
+        ],
+        "The second line is ignored; remove it.",
+        spoils=False,
+    )
+    yield Problem(
+        "images have a split whose list, and the training list, lack their pair",
+        [
+            f"{entry.image} ({' '.join(entry.pair)} in {entry.split})"
+            for entry in entries
+            if entry.split is not None and entry.pair not in allowed[entry.split]
+        ],
+        "Correct the record's set, or add the pair to that list.",
+    )
+
+
+def check_coverage(
+    pairs: Mapping[SplitName, Sequence[Pair]], entries: Sequence[Entry]
+) -> Iterator[Problem]:
+    """Yield what a run needs and does not find: images of each split, names to learn.
+
+    Args:
+        pairs: compositions of each split.
+        entries: images with their split.
+    """
+    filled = {entry.split for entry in entries}
+    yield Problem(
+        "splits have no image",
+        [split for split in _SPLITS if split not in filled],
+        "A run needs training, validation and test images; czsl-sac split makes all three.",
+    )
+    seen = set(pairs["train"])
+    kinds = {f"{entry.split}: {'seen' if entry.pair in seen else 'unseen'}" for entry in entries}
+    needed = (f"{split}: {kind}" for split in ("val", "test") for kind in ("seen", "unseen"))
+    yield Problem(
+        "kinds of composition have no image in a split that is measured on both kinds",
+        [kind for kind in needed if kind not in kinds and kind.partition(":")[0] in filled],
+        "czsl-sac split makes a split with both kinds in validation and test.",
+    )
+    for place, kind in enumerate(("attributes", "objects")):
+        learned = {pair[place] for pair in pairs["train"]}
+        tested = {pair[place] for split in ("val", "test") for pair in pairs[split]}
+        yield Problem(
+            f"{kind} of validation or test stand in no training composition",
+            sorted(tested - learned),
+            "They cannot be learned: move compositions to training, or let czsl-sac split choose.",
+        )
+
+
+def check_counts(
+    name: str, pairs: Mapping[SplitName, Sequence[Pair]], entries: Sequence[Entry]
+) -> Iterator[Problem]:
+    """Yield how a data set differs from the one of its name in the paper's Tab. 7.
+
+    Args:
+        name: of the data set.
+        pairs: compositions of each split.
+        entries: images with their split.
+    """
+    images = Counter(entry.split for entry in entries if entry.split is not None)
+    yield Problem(
+        f"counts differ from those of {name} in the paper's Tab. 7",
+        differences_from_tab7(name, count_data(pairs, images)),
+        "Results are not comparable with published ones.",
+        spoils=False,
+    )

@@ -1,0 +1,151 @@
+"""Own images from tables and folders: what is read, and what is said when something is wrong."""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from photographs import LOOK, write_folders, write_image
+
+from czsl_sac.data.listing import Entry, read_listing
+from czsl_sac.data.table import ImageTable
+
+ROWS = [
+    ("a.jpg", "very ripe", "apple", "train"),
+    ("b.jpg", "NA", "apple", "train"),
+    ("c.jpg", "NA", "fig", "val"),
+    ("c2.jpg", "NA", "apple", "val"),
+    ("d.jpg", "very ripe", "fig", "test"),
+    ("d2.jpg", "very ripe", "apple", "test"),
+]
+COLUMNS = ["image", "attribute", "object", "split"]
+
+
+def write_table(path: Path, rows: list[tuple[str, ...]] = ROWS, **options: object) -> Path:
+    frame = pd.DataFrame(rows, columns=COLUMNS[: len(rows[0])])
+    frame.to_csv(path, index=False, **options)  # type: ignore[call-overload]
+    for number, row in enumerate(rows):
+        write_image(path.parent / row[0], number)
+    return path
+
+
+def test_a_table_is_a_data_set(tmp_path: Path) -> None:
+    data = ImageTable(write_table(tmp_path / "fruit.csv"), **LOOK)
+    assert data.name == "fruit"
+    assert data.space.attributes == ("NA", "very ripe")  # a word like any other here
+    assert data.space.seen == (("NA", "apple"), ("very ripe", "apple"))
+    assert data.records["val"] == [
+        ("c.jpg", data.space.index("NA", "fig")),
+        ("c2.jpg", data.space.index("NA", "apple")),
+    ]
+    chosen = data.space.mask([*data.space.seen, ("very ripe", "fig")])
+    assert data.candidates("test").equal(chosen)
+    image, target = data.split("test")[0]
+    assert (tuple(image.shape), target) == ((3, 32, 32), data.space.index("very ripe", "fig"))
+    assert data.counts()["val unseen pairs"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_columns_may_stand_in_any_order_beside_others(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("object,note,image,attribute\nÄpfel,x, p/1.jpg ,reif\n", encoding=encoding)
+    listing = read_listing(path)
+    assert listing.entries == [Entry("p/1.jpg", ("reif", "Äpfel"), None)]
+    assert (listing.folder, listing.has_splits) == (tmp_path, False)
+
+
+def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    table = write_table(tmp_path / "t.csv")
+    pd.read_csv(table, keep_default_na=False).to_parquet(tmp_path / "t.parquet")
+    assert read_listing(tmp_path / "t.parquet").entries == read_listing(table).entries
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("pyarrow", "fastparquet"):
+        monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ImportError, match=r"t.parquet is a Parquet table, which needs pyarrow"):
+        read_listing(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"t.csv cannot be read as a table \(No columns"),
+        ("picture,attribute\n", "lacks the column image and object; it has picture, attribute:"),
+        ("image,attribute,object\n", "lists no image: a folder holds folders named"),
+        ("image,attribute,object\na,b\n,c,d\n", r"2 rows lack .*: row 2, row 3. Fill or drop"),
+        ("image,attribute,object,split\na,b,c,train\na,b,c,dev\n", r"1 rows .*: row 3 \('dev'\)"),
+        ("image,attribute,object\na,b,c\n", "does not say which images are for training"),
+        ("image,attribute,object,split\na,b,c,train\nd,e,f,val\n", "no image in the test split"),
+        (
+            "image,attribute,object,split\na,b,c,train\nd,b,e,val\nd,b,c,test\n",
+            "t.csv has no val image of a seen composition, and the metrics need some of both",
+        ),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ImageTable(tmp_path / "t.csv", **LOOK)
+
+
+def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("image,attribute,object\nä,b,c\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t.csv cannot be read as a table .* in UTF-8"):
+        read_listing(tmp_path / "t.csv")
+
+
+def test_other_things_are_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no data set at .*nowhere: give a folder with"):
+        read_listing(tmp_path / "nowhere")
+    (tmp_path / "t.txt").touch()
+    with pytest.raises(ValueError, match=r"t.txt is no table: its suffix must be .csv or .parquet"):
+        read_listing(tmp_path / "t.txt")
+
+
+def test_folders_are_attribute_and_object(tmp_path: Path) -> None:
+    write_folders(tmp_path, [("ripe", "apple"), ("very-ripe", "fig")], 2)
+    write_image(tmp_path / "ripe_apple/x.PNG", 7)
+    (tmp_path / "ripe_apple/notes.txt").touch()
+    (tmp_path / ".cache").mkdir()
+    listing = read_listing(tmp_path)
+    assert listing.problems == []
+    assert listing.entries == [
+        Entry("ripe_apple/00.jpg", ("ripe", "apple"), None),
+        Entry("ripe_apple/01.jpg", ("ripe", "apple"), None),
+        Entry("ripe_apple/x.PNG", ("ripe", "apple"), None),
+        Entry("very-ripe_fig/00.jpg", ("very-ripe", "fig"), None),
+        Entry("very-ripe_fig/01.jpg", ("very-ripe", "fig"), None),
+    ]
+    with pytest.raises(ValueError, match=f"let czsl-sac split {re.escape(str(tmp_path))} decide"):
+        ImageTable(tmp_path, **LOOK)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("very_ripe_apple", "1 folders have several underscores, .*: very_ripe_apple. Keep one"),
+        ("apple", "1 folders are not named attribute_object: apple. Rename or remove them."),
+        ("_apple", "1 folders are not named attribute_object: _apple"),
+        ("ripe__apple", "1 folders are not named attribute_object: ripe__apple"),
+    ],
+)
+def test_folder_names_that_say_too_little_are_refused(
+    tmp_path: Path, folder: str, message: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    write_image(tmp_path / "ripe_fig/1.jpg", 0)
+    with pytest.raises(ValueError, match=message):
+        read_listing(tmp_path).require_sound()
+
+
+def test_a_folder_with_a_split_is_the_table_in_it(tmp_path: Path) -> None:
+    write_table(tmp_path / "split.csv")
+    assert ImageTable(tmp_path, **LOOK).name == tmp_path.name
+    assert len(ImageTable(tmp_path, **LOOK).records["train"]) == 2
+    assert read_listing(tmp_path, use_split=False).entries == []

@@ -1,0 +1,91 @@
+"""Difference hashes and the pairs among them, against slow loops."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from photographs import write_image
+from PIL import Image, ImageEnhance
+
+from czsl_sac.data.near_duplicates import group_near_duplicates, near_pairs
+from czsl_sac.data.scan import difference_hash, scan_images
+
+
+def distance(a: int, b: int) -> int:
+    return (a ^ b).bit_count()
+
+
+# Few bits vary, so that near ones are common.
+hash_lists = st.lists(st.integers(0, 2**10 - 1).map(lambda n: n | n << 50), max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(hashes=hash_lists, limit=st.integers(0, 6), chunk=st.sampled_from([1, 3, 64]))
+def test_pairs_are_those_of_a_loop(hashes: list[int], limit: int, chunk: int) -> None:
+    wanted = {
+        (i, j)
+        for j in range(len(hashes))
+        for i in range(j)
+        if distance(hashes[i], hashes[j]) <= limit
+    }
+    found = [
+        pair
+        for i, j in near_pairs(np.array(hashes, dtype=np.uint64), limit, chunk)
+        for pair in zip(i.tolist(), j.tolist(), strict=True)
+    ]
+    assert len(found) == len(wanted)
+    assert set(found) == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(hashes=hash_lists, limit=st.integers(0, 6))
+def test_groups_are_those_of_a_loop(hashes: list[int], limit: int) -> None:
+    wanted = list(range(len(hashes)))
+    for j in range(len(hashes)):
+        for i in range(j):
+            if distance(hashes[i], hashes[j]) <= limit:
+                wanted = [wanted[i] if group == wanted[j] else group for group in wanted]
+    groups = group_near_duplicates(np.array(hashes, dtype=np.uint64), limit).tolist()
+    assert len(set(groups)) == len(set(wanted)) == len(set(zip(groups, wanted, strict=True)))
+
+
+def test_the_hash_survives_what_does_not_change_the_picture(tmp_path: Path) -> None:
+    for number in (0, 1):
+        write_image(tmp_path / f"{number}.png", number)
+    picture, other = (Image.open(tmp_path / f"{number}.png") for number in (0, 1))
+    own = difference_hash(picture)
+    picture.save(tmp_path / "poor.jpg", quality=40)
+    for same in (
+        picture.resize((240, 160)),
+        ImageEnhance.Brightness(picture).enhance(0.8),
+        Image.open(tmp_path / "poor.jpg"),
+    ):
+        assert distance(own, difference_hash(same)) <= 4
+    assert distance(own, difference_hash(other)) > 16
+    assert distance(own, difference_hash(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))) > 16
+
+
+def test_the_hash_reads_rows_from_the_left_and_top() -> None:
+    gray = np.zeros((8, 9), dtype=np.uint8)
+    gray[0, 1] = 255  # brighter than its left neighbour: the first bit alone
+    assert difference_hash(Image.fromarray(gray)) == 1 << 63
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_scan_tells_what_it_saw(tmp_path: Path, decode: bool) -> None:
+    write_image(tmp_path / "a.jpg", 0)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
+    write_image(tmp_path / "c.jpg", 0, format="PNG")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-400])
+    (tmp_path / "text.jpg").write_text("no image")
+    names = ["a.jpg", "b.jpg", "a.jpg", "c.jpg", "cut.jpg", "text.jpg", "gone.jpg"]
+    a, b, c, cut, text, gone = scan_images(tmp_path, names, decode=decode)
+    assert [fact.path for fact in (a, b, c, cut)] == ["a.jpg", "b.jpg", "c.jpg", "cut.jpg"]
+    assert (a.problem, a.format, c.format) == (None, "JPEG", "PNG")
+    assert a.digest == b.digest != c.digest
+    assert (a.bits is not None, a.bits) == (decode, b.bits)
+    assert (cut.problem is not None) == decode
+    assert "no readable image" in (text.problem or "")
+    assert gone.problem == "missing"
