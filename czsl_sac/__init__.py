@@ -16,8 +16,11 @@ if TYPE_CHECKING:
         apply_lora,
         from_open_clip,
         from_transformers,
+        load_adapter,
         load_backbone,
         merged_state_dict,
+        save_adapter,
+        store_frozen,
     )
     from czsl_sac.data import Scenes
     from czsl_sac.evaluation import (
@@ -67,18 +70,22 @@ __all__ = [
     "from_open_clip",
     "from_transformers",
     "fuse_predictions",
+    "load_adapter",
     "load_backbone",
     "merged_state_dict",
     "modality_gap_l2",
     "patch_max",
     "relative_modality_gap",
+    "save_adapter",
+    "store_frozen",
 ]
 
 # Module of every name above; a test holds this table and the imports for type checkers equal.
 _MODULES = {
     "backbones": (
         *("CLIPBackbone", "apply_adaptformer", "apply_lora", "from_open_clip"),
-        *("from_transformers", "load_backbone", "merged_state_dict"),
+        *("from_transformers", "load_adapter", "load_backbone", "merged_state_dict"),
+        *("save_adapter", "store_frozen"),
     ),
     "data": ("Scenes",),
     "evaluation": ("CZSLEvaluator", "CZSLResult", "modality_gap_l2", "relative_modality_gap"),

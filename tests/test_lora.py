@@ -173,7 +173,9 @@ def test_half_precision_base_keeps_float32_terms(dtype):
     randomise(attention)
     for adapter in adapters(attention).values():
         assert adapter.lora_A.dtype == adapter.lora_B.dtype == torch.float32
-    assert attention.in_proj_weight.dtype == dtype
+    assert attention.in_proj_weight.dtype == torch.float32  # the sum, rounded once in the product
+    theirs = apply_lora(nn.MultiheadAttention(8, 2).to(dtype))
+    assert theirs.in_proj_weight.dtype == dtype  # wants it as its input
     out = attention(torch.randn(2, 3, 8, dtype=dtype))
     assert out.dtype == dtype
     out.float().sum().backward()

@@ -5,10 +5,12 @@ import os
 import torch
 from torch import nn
 
+from czsl_sac.backbones.adapters import load_adapter, save_adapter
 from czsl_sac.backbones.adaptformer import apply_adaptformer
 from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
 from czsl_sac.backbones.lora import apply_lora, merged_state_dict
 from czsl_sac.backbones.open_clip import from_open_clip, load_open_clip
+from czsl_sac.backbones.precision import store_frozen
 from czsl_sac.backbones.transformers import from_transformers, load_transformers
 
 __all__ = [
@@ -18,8 +20,11 @@ __all__ = [
     "apply_lora",
     "from_open_clip",
     "from_transformers",
+    "load_adapter",
     "load_backbone",
     "merged_state_dict",
+    "save_adapter",
+    "store_frozen",
 ]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from czsl_sac.backbones.layers import choose_layers
 from czsl_sac.modules.transformer import ResidualAttentionBlock
 
-__all__ = ["AdaptFormer", "apply_adaptformer"]
+__all__ = ["AdaptFormer", "apply_adaptformer", "attach_adaptformer"]
 
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
@@ -96,15 +96,28 @@ def apply_adaptformer(
     if any(block.attn_adapter is not None for block in blocks):
         raise ValueError("module already has adapters: apply AdaptFormer once, to a plain module")
     for block in blocks:
-        weight = block.get_parameter("ln_1.weight")
-        adapters = (
-            AdaptFormer(len(weight), bottleneck=bottleneck, scale=scale, dropout=dropout).to(
-                weight.device, torch.promote_types(weight.dtype, torch.float32)
-            )
-            for _ in range(2)
-        )
-        block.attn_adapter, block.mlp_adapter = adapters
+        attach_adaptformer(block, bottleneck=bottleneck, scale=scale, dropout=dropout)
     return module
+
+
+def attach_adaptformer(
+    block: ResidualAttentionBlock, *, bottleneck: int, scale: float, dropout: float
+) -> None:
+    """Adds two adapters to one block; `apply_adaptformer` does so by layers.
+
+    Args:
+        block: without adapters.
+        bottleneck: size of the hidden layers.
+        scale: factor of the outputs.
+        dropout: probability of zeroing a hidden unit in training.
+    """
+    weight = block.get_parameter("ln_1.weight")
+    block.attn_adapter, block.mlp_adapter = (
+        AdaptFormer(len(weight), bottleneck=bottleneck, scale=scale, dropout=dropout)
+        .to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        .train(block.training)  # no dropout in a tower that is in evaluation mode
+        for _ in range(2)
+    )
 
 
 def _select_blocks(module: nn.Module, layers: Iterable[int] | None) -> list[ResidualAttentionBlock]:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from czsl_sac.backbones.checksum import weights_checksum
 from czsl_sac.backbones.lora import merged_state_dict
 from czsl_sac.modules.transformer import Activation, Transformer
 from czsl_sac.text.tower import TextTower, Tokenizer
@@ -242,6 +243,20 @@ class CLIPBackbone(nn.Module):
             activation=config.activation,
         )
         self.logit_scale = nn.Parameter(torch.tensor(log(1 / 0.07)))
+        self._base_checksum: str | None = None
+
+    @property
+    def base_checksum(self) -> str:
+        """SHA-256 of all weights but those of LoRA and adapters, as hexadecimal digits.
+
+        Adapter files and feature caches name the weights that they belong to by it. It is
+        computed from the weights as they are, unless `remember_base` was called.
+        """
+        return self._base_checksum or weights_checksum(self)
+
+    def remember_base(self) -> None:
+        """Keeps today's `base_checksum`, before the weights are stored in lower precision."""
+        self._base_checksum = self.base_checksum
 
     @property
     def embed_dim(self) -> int:

@@ -15,8 +15,10 @@ What follows from that:
 - To merge use `merged_state_dict`. A deep copy shares its dynamic class with the original, so
   `remove_parametrizations` on the copy would break the original.
 - There is no dropout on the input of the low-rank term, for that term never meets the input.
-- The sum has the weight's precision. Half-precision weights, or bfloat16 autocast, round a small
-  term against the weight; it survives on average over a row, not entry by entry.
+- On the package's own towers the sum is at least float32, also over weights kept in half precision,
+  and is rounded once where the product is of lower precision. On the modules of others, which want
+  weight and input of one dtype, the sum has the weight's precision: half-precision weights round
+  a small term against the weight; it survives on average over a row, not entry by entry.
 - The term is computed again at every forward pass, which beside an attention costs little. Where
   one step runs a tower several times, `with parametrize.cached():` computes it once.
 """
@@ -30,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from czsl_sac.backbones.layers import choose_layers
-from czsl_sac.modules.transformer import Attention
+from czsl_sac.modules.transformer import Attention, Linear
 
-__all__ = ["LoRA", "apply_lora", "merged_state_dict"]
+__all__ = ["LoRA", "apply_lora", "attach_lora", "merged_state_dict"]
 
 Target = Literal["q", "k", "v", "o", "mlp"]
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
@@ -43,6 +45,8 @@ _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 class LoRA(nn.Module):
     """A weight parametrization: W + scale · B A, with B zero at the start.
 
+    The factor `scale` is α/r or α/√r.
+
     A weight that stacks several matrices (query, key, value) gets a term for each chosen part.
     `lora_A` [r · parts, in] and `lora_B` [out of a part · parts, r] are laid out as in
     `loralib.MergedLinear`, and as in `loralib.Linear` for a weight of one part. They are float32
@@ -51,21 +55,36 @@ class LoRA(nn.Module):
     Args:
         weight: the weight to adapt, [out, in].
         rank: r.
-        scale: factor of the term.
+        alpha: α of the scale.
+        scaling: "alpha/r" or "alpha/sqrt(r)".
         parts: for each matrix stacked in `weight`, whether it is adapted.
+        widen: give the sum in the precision of the terms, where that is higher than the weight's.
 
-    >>> term = LoRA(torch.ones(6, 4), rank=2, scale=0.5, parts=(True, False, True))
+    Raises:
+        ValueError: if `rank` is not positive or `scaling` is unknown.
+
+    >>> term = LoRA(torch.ones(6, 4), rank=2, alpha=1.0, parts=(True, False, True))
     >>> term.lora_A.shape, term.lora_B.shape, bool((term(torch.ones(6, 4)) == 1).all())
     (torch.Size([4, 4]), torch.Size([4, 2]), True)
     """
 
     def __init__(
-        self, weight: Tensor, *, rank: int, scale: float, parts: Sequence[bool] = (True,)
+        self,
+        weight: Tensor,
+        *,
+        rank: int,
+        alpha: float,
+        scaling: Scaling = "alpha/r",
+        parts: Sequence[bool] = (True,),
+        widen: bool = False,
     ) -> None:
         super().__init__()
         self.rank = rank
-        self.scale = scale
+        self.alpha = alpha
+        self.scaling = scaling
+        self.scale = _scale(rank, alpha, scaling)
         self.parts = tuple(parts)
+        self.widen = widen
         rows, columns = weight.shape
         used = sum(self.parts)
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -76,13 +95,17 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Gives the adapted weight [out, in], in the dtype of `weight` [out, in]."""
+        """Gives the adapted weight [out, in] of `weight` [out, in]."""
         used = sum(self.parts)
         down = self.lora_A.unflatten(0, (used, self.rank))
         up = self.lora_B.unflatten(0, (used, -1))
-        # Without the cast a half-precision weight would change its dtype, which torch forbids.
-        terms = iter(((up @ down) * self.scale).to(weight.dtype))
-        stacked = weight.chunk(len(self.parts))
+        dtype = weight.dtype
+        if self.widen:
+            dtype = torch.promote_types(dtype, self.lora_A.dtype)
+        # Not in autocast's precision: the term would lose what the sum is wide enough for.
+        with torch.autocast(weight.device.type, enabled=False):
+            terms = iter(((up @ down) * self.scale).to(dtype))
+        stacked = weight.to(dtype).chunk(len(self.parts))
         return torch.cat(
             [
                 part + next(terms) if on else part
@@ -91,7 +114,9 @@ class LoRA(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"rank={self.rank}, scale={self.scale:g}, parts={self.parts}"
+        return (
+            f"rank={self.rank}, alpha={self.alpha:g}, scaling={self.scaling!r}, parts={self.parts}"
+        )
 
 
 def apply_lora(
@@ -132,7 +157,7 @@ def apply_lora(
     >>> sum(p.numel() for p in tower.parameters() if p.requires_grad)
     192
     """
-    scale = _scale(rank, alpha, scaling)
+    _scale(rank, alpha, scaling)  # the module stays as it is where this raises
     chosen = tuple(targets)
     if not chosen or not set(chosen) <= set(_TARGETS):
         raise ValueError(f"targets must be some of {', '.join(_TARGETS)}, got {chosen}")
@@ -147,9 +172,35 @@ def apply_lora(
     for owner, name, _ in weights:
         _check_weight(owner, name)
     for owner, name, parts in weights:
-        lora = LoRA(owner.get_parameter(name), rank=rank, scale=scale, parts=parts)
-        parametrize.register_parametrization(owner, name, lora)
+        attach_lora(owner, name, rank=rank, alpha=alpha, scaling=scaling, parts=parts)
     return module
+
+
+def attach_lora(
+    owner: nn.Module,
+    name: str,
+    *,
+    rank: int,
+    alpha: float,
+    scaling: Scaling,
+    parts: Sequence[bool],
+) -> None:
+    """Adds LoRA to one weight; `apply_lora` does so by layers and targets.
+
+    Args:
+        owner: the module that holds the weight.
+        name: of the weight, `"in_proj_weight"` or `"weight"`.
+        rank: r.
+        alpha: α of the scale.
+        scaling: "alpha/r" or "alpha/sqrt(r)".
+        parts: for each matrix stacked in the weight, whether it is adapted.
+    """
+    own = isinstance(owner, Attention | Linear)  # these cast a weight to their input's dtype
+    lora = LoRA(
+        owner.get_parameter(name), rank=rank, alpha=alpha, scaling=scaling, parts=parts, widen=own
+    )
+    # unsafe: torch would forbid a sum wider than the weight.
+    parametrize.register_parametrization(owner, name, lora, unsafe=own)
 
 
 def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,13 @@ from typing import Any
 
 import torch
 
-from czsl_sac.backbones import CLIPBackbone, apply_adaptformer, apply_lora, load_backbone
+from czsl_sac.backbones import (
+    CLIPBackbone,
+    apply_adaptformer,
+    apply_lora,
+    load_backbone,
+    store_frozen,
+)
 from czsl_sac.data import CZSLData, Scenes
 from czsl_sac.methods import (
     CSP,
@@ -29,6 +35,8 @@ from czsl_sac.training.config import (
     TrainConfig,
 )
 
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def build_backbone(config: BackboneConfig) -> CLIPBackbone:
     """Return CLIP with the part that learns adapted and marked.
@@ -46,6 +54,11 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
     """
     backbone = load_backbone(config.backbone)
     backbone.requires_grad_(False)
+    if config.train_backbone == "full":
+        backbone.visual.requires_grad_(True)
+    if config.frozen_precision != "float32":
+        store_frozen(backbone, _HALF[config.frozen_precision])
+    backbone.visual.transformer.gradient_checkpointing = config.checkpoint_vision
     if config.train_backbone == "lora":
         apply_lora(
             backbone.visual,
@@ -62,8 +75,6 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
             scale=config.adapter_scale,
             dropout=config.adapter_dropout,
         )
-    elif config.train_backbone == "full":
-        backbone.visual.requires_grad_(True)
     return backbone
 
 

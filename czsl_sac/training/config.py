@@ -84,6 +84,11 @@ class BackboneConfig:
     """Factor of each adapter's output (Troika's)."""
     adapter_dropout: float = 0.1
     """Dropout inside each adapter (Troika's)."""
+    checkpoint_vision: bool = False
+    """Recompute the vision tower's blocks in the backward pass: less memory, more time."""
+    frozen_precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """How the frozen matrices of both towers are kept; products stay in float32, or --precision.
+    fp16 is how OpenAI published their weights, so that it changes nothing for these."""
 
     def __post_init__(self) -> None:
         check_types(self)
