@@ -20,6 +20,7 @@ _COMMANDS = {
     "predict": "name the compositions that image files show",
     "split": "split your own images into training, validation and test",
     "check-data": "show what is in a data set and what is wrong with it",
+    "report": "make a page about a finished run",
     "info": "show versions, devices and which kernel would run",
 }
 

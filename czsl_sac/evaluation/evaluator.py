@@ -209,6 +209,19 @@ class CZSLEvaluator:
             results.append(self._result(contest, statistics, protocol, left, threshold))
         return results
 
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Returns the column of each sample's label and of its highest score, `[n]` int64 each.
+
+        No bias is added, as for `CZSLResult.attribute` and `object`, and no unseen composition left
+        out for its feasibility.
+
+        Raises:
+            ValueError: there is no sample.
+        """
+        statistics = self._statistics()
+        target_seen = self.space.seen_mask[statistics.target]
+        return statistics.target, make_contest(statistics, target_seen).predicted
+
     def state(self) -> dict[str, Tensor]:
         """Returns what is kept, as CPU tensors with one row a sample, to gather over processes.
 

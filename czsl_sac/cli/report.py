@@ -1,0 +1,79 @@
+"""`czsl-sac report`: one page about a finished run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from czsl_sac.cli.options import parse_options
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Make a page about a run: scores, curves, errors, and examples beside a baseline's.
+
+    The page is one HTML file that needs no other and no network. The run and the baseline are
+    scored on the split for it.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    split: Literal["val", "test"] = "test"
+    """Part of the data set to score."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Best epoch by validation AUC, or the last."""
+    baseline: Path | None = None
+    """Folder of a run to compare with; None takes zero-shot CLIP of the same backbone."""
+    examples: int = 6
+    """Images shown of each kind."""
+    output: Path | None = None
+    """File to write; None takes report.html in the folder of the run."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ValueError(f"examples must be at least 0, got {self.examples}")
+        if self.output is not None and self.output.is_dir():
+            raise ValueError(f"output is the folder {self.output} but must be a file")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Its options.
+    """
+    options = parse(arguments)
+    if options is None:
+        return 0
+
+    from czsl_sac.files import write_atomically
+    from czsl_sac.reporting.page import render  # loads torch, as do the following
+    from czsl_sac.reporting.pictures import require_matplotlib
+    from czsl_sac.reporting.run_report import collect_report
+
+    require_matplotlib("the report's plots")
+    report = collect_report(
+        options.run,
+        split=options.split,
+        checkpoint=options.checkpoint,
+        baseline=options.baseline,
+        examples=options.examples,
+    )
+    page = render(report)
+    path = options.output or options.run / "report.html"
+    write_atomically(path, lambda temporary: temporary.write_text(page, "utf-8"))
+    print(path)
+    return 0
+
+
+def parse(arguments: list[str]) -> ReportOptions | None:
+    """Return the options; None if help was shown.
+
+    Args:
+        arguments: Options of the command.
+
+    Raises:
+        ValueError: If an option is unknown or has a value that does not fit.
+    """
+    return parse_options(ReportOptions, "report", arguments)
