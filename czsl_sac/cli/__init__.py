@@ -18,9 +18,9 @@ _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
     "evaluate": "score a finished run on a split",
     "predict": "name the compositions that image files show",
+    "report": "make a page about a finished run",
     "split": "split your own images into training, validation and test",
     "check-data": "show what is in a data set and what is wrong with it",
-    "report": "make a page about a finished run",
     "info": "show versions, devices and which kernel would run",
 }
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tyro
 
 from czsl_sac.cli.options import parse_options
-from czsl_sac.cli.tables import is_transductive, result_table
+from czsl_sac.cli.tables import result_table
 from czsl_sac.training.config import TrainConfig
 
 
@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
             "method": config.model.method,
             "split": options.split,
             "checkpoint": options.checkpoint,
-            "transductive": is_transductive(config),
+            "transductive": config.is_transductive,
             "feasibility": options.feasibility if open_world else None,
             "feasibility_rule": options.feasibility_rule if open_world else None,
             **result.to_dict(details=True),

@@ -11,7 +11,6 @@ import tyro
 from czsl_sac.cli.options import parse_options
 
 if TYPE_CHECKING:
-    from czsl_sac.reporting.images import Unreadable
     from czsl_sac.reporting.predictions import Prediction
     from czsl_sac.reporting.run_predictor import RunPredictor
 
@@ -78,7 +77,7 @@ def run(arguments: list[str]) -> int:
 
     paths, missing = find_files(options.images)
     if not paths:
-        raise ValueError(f"no image to predict: {missing[0].name}: {missing[0].reason}")
+        raise ValueError(f"no image to predict: {missing[0]}")
     predictor = RunPredictor(
         options.run,
         candidates=options.candidates,
@@ -133,11 +132,11 @@ def _write(
     write_predictions(predictions(), options.format, stream)
 
 
-def _name(unreadable: "Sequence[Unreadable]") -> None:
+def _name(unreadable: Sequence[str]) -> None:
     from tqdm import tqdm
 
-    for name, reason in unreadable:
-        tqdm.write(f"czsl-sac: {name}: {reason}", file=sys.stderr)
+    for problem in unreadable:
+        tqdm.write(f"czsl-sac: {problem}", file=sys.stderr)
 
 
 def _summarise(options: PredictOptions, found: int, missing: int, unreadable: int) -> None:

@@ -48,18 +48,9 @@ def result_table(result: "CZSLResult", config: TrainConfig, scored: str) -> str:
             f"{100 * result.ties:.1f} % of the images the label ties with a rival, and the order "
             "of the columns decides. The exact protocol has no such limit."
         )
-    if is_transductive(config):
+    if config.is_transductive:
         lines.append("The memory bank was updated on these images: a transductive result.")
     return "\n".join(lines)
-
-
-def is_transductive(config: TrainConfig) -> bool:
-    """Return whether test images change what is predicted for those after them.
-
-    Args:
-        config: Configuration of the run.
-    """
-    return config.model.method == "sac" and config.model.bank == "dynamic"
 
 
 def data_table(entries: "Sequence[Entry]", pairs: "Mapping[SplitName, Collection[Pair]]") -> str:

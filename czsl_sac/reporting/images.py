@@ -6,21 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-
-class Unreadable(NamedTuple):
-    """A file that could not be predicted.
-
-    Attributes:
-        name: its path, or what was given in its place.
-        reason: what is wrong with it.
-    """
-
-    name: str
-    reason: str
+from czsl_sac.data.images import UnreadableImageError, read_image
 
 
 class ImageBatch(NamedTuple):
@@ -29,15 +19,15 @@ class ImageBatch(NamedTuple):
     Attributes:
         paths: of the images.
         images: `[B, 3, H, W]`, in the order of `paths`; B may be 0.
-        unreadable: the other files.
+        unreadable: what is wrong with each of the other files.
     """
 
     paths: list[Path]
     images: Tensor
-    unreadable: list[Unreadable]
+    unreadable: list[str]
 
 
-def find_files(names: Sequence[str]) -> tuple[list[Path], list[Unreadable]]:
+def find_files(names: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Return the files that names stand for, each once.
 
     A folder stands for all files below it, those with a leading dot left out; a pattern for what
@@ -48,8 +38,8 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[Unreadable]]:
         names: paths of files and folders, and patterns.
 
     Returns:
-        The files, in the order of the names and sorted within one; and the names that stand for
-        no file.
+        The files, in the order of the names and sorted within one; and what is wrong with the
+        names that stand for no file.
 
     Example:
         >>> import tempfile
@@ -58,7 +48,7 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[Unreadable]]:
         ...     (folder / name).touch()
         >>> files, missing = find_files([f"{folder}/*.png", str(folder), "nowhere/*.jpg"])
         >>> [file.name for file in files], missing
-        (['a.png', 'b.png'], [Unreadable(name='nowhere/*.jpg', reason='matches no file')])
+        (['a.png', 'b.png'], ['nowhere/*.jpg matches no file'])
     """
     found: dict[Path, None] = {}
     missing = []
@@ -68,8 +58,8 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[Unreadable]]:
         matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
         files = [f for match in (matches if is_pattern else [path]) for f in _files_at(match)]
         if not files:
-            reason = "holds no file" if path.is_dir() else "no such file"
-            missing.append(Unreadable(name, "matches no file" if is_pattern else reason))
+            reason = "holds no file" if path.is_dir() else "is missing"
+            missing.append(f"{name} {'matches no file' if is_pattern else reason}")
         found.update(dict.fromkeys(files))
     return list(found), missing
 
@@ -92,13 +82,9 @@ class ImageFiles(Dataset[tuple[Path, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[Path, Tensor | str]:
         path = self.paths[index]
         try:
-            with Image.open(path) as image:
-                return path, self.transform(image.convert("RGB"))
-        except UnidentifiedImageError:
-            return path, "no image that can be read"
-        # Pillow's decoders raise these for damaged files, and the last for gigantic ones.
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return path, getattr(error, "strerror", None) or str(error)
+            return path, self.transform(read_image(path))
+        except UnreadableImageError as error:
+            return path, str(error)
 
 
 def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
@@ -108,7 +94,7 @@ def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
         items: paths with images or with what is wrong.
     """
     images = {path: image for path, image in items if isinstance(image, Tensor)}
-    unreadable = [Unreadable(str(path), text) for path, text in items if isinstance(text, str)]
+    unreadable = [problem for _, problem in items if isinstance(problem, str)]
     stacked = torch.stack(list(images.values())) if images else torch.empty(0)
     return ImageBatch(list(images), stacked, unreadable)
 

@@ -13,7 +13,7 @@ from czsl_sac.reporting import elements as html
 from czsl_sac.reporting.elements import Html
 from czsl_sac.reporting.plots import Series, curve_series, line_plot
 from czsl_sac.reporting.run_report import Example, RunReport
-from czsl_sac.reporting.scored import Recall, confusions, error_kinds, recalls
+from czsl_sac.reporting.scored import Recall, Scored, confusions, error_kinds, recalls
 from czsl_sac.space import Pair
 
 CONFUSIONS = 15
@@ -102,7 +102,21 @@ def _result(report: RunReport) -> Iterator[Html]:
         x_label="accuracy on unseen compositions, %",
         y_label="accuracy on seen compositions, %",
     )
-    yield html.figure(svg, "Seen-unseen curve, exact protocol; the dot is at the best HM")
+    curve = html.figure(svg, "Seen-unseen curve, exact protocol; the dot is at the best HM")
+    gaps = [table for method in report.methods for table in _gap(method)]
+    yield html.columns(curve, html.join(gaps)) if gaps else curve
+
+
+def _gap(method: Scored) -> Iterator[Html]:
+    """Table of the modality gap, if the method's predictor names its features."""
+    gaps = method.result.modality_gap
+    if gaps:
+        names = list(next(iter(gaps.values())))
+        yield html.table(
+            ["image feature", *(_words(name) for name in names)],
+            [[_words(kind), *(f"{gap[n]:.4f}" for n in names)] for kind, gap in gaps.items()],
+            f"Modality gap between the image features of {method.label} and its texts",
+        )
 
 
 def _metrics(result: CZSLResult) -> list[str]:
@@ -270,6 +284,10 @@ def _configuration(report: RunReport) -> Iterator[Html]:
         for group, options in groups.items()
     ]
     yield html.folded("All options", html.table([], [("seed", seed)]), html.columns(*parts))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _value(value: object) -> str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from czsl_sac.data.images import image_transform
 from czsl_sac.methods.base import CZSLMethod, Predictor
-from czsl_sac.reporting.images import ImageFiles, Unreadable, collate
+from czsl_sac.reporting.images import ImageFiles, collate
 from czsl_sac.space import CompositionSpace, Pair
 
 
@@ -55,13 +55,13 @@ class PredictedBatch(NamedTuple):
         paths: of the images.
         images: `[B, 3, H, W]`, normalised, on the method's device.
         probabilities: over the candidates, `[B, C]`, on the CPU.
-        unreadable: files of this batch that are not among `paths`.
+        unreadable: what is wrong with each file of this batch that is not among `paths`.
     """
 
     paths: list[Path]
     images: Tensor
     probabilities: Tensor
-    unreadable: list[Unreadable]
+    unreadable: list[str]
 
 
 def predict_files(

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from czsl_sac.reporting.candidates import candidate_space, parse_pair
 from czsl_sac.reporting.heatmaps import HeatmapWriter
-from czsl_sac.reporting.images import Unreadable
 from czsl_sac.reporting.pictures import require_matplotlib
 from czsl_sac.reporting.predictions import (
     PredictedBatch,
@@ -36,7 +35,7 @@ class RunPredictor:
 
     Attributes:
         space: the candidates.
-        unreadable: files met so far that could not be predicted.
+        unreadable: what is wrong with each file met so far that could not be predicted.
 
     Raises:
         FileNotFoundError: the folder holds no run, or its data set is not there.
@@ -60,7 +59,7 @@ class RunPredictor:
         loaded = load_run(run_dir, checkpoint=checkpoint, **changes)
         self.method, data, self.config, self.accelerator = loaded
         self.space = candidate_space(data.space, candidates)
-        self.unreadable: list[Unreadable] = []
+        self.unreadable: list[str] = []
         self._explained: int | None = None
         if heatmaps_for is not None:
             pair = parse_pair(heatmaps_for, self.space, "heatmaps_for")

@@ -148,7 +148,7 @@ def _score(
     method.eval()
     with accelerator.autocast():
         predictor = method.predictor(space)
-    score_split(
+    gap = score_split(
         predictor,
         evaluator,
         data,
@@ -160,10 +160,9 @@ def _score(
     )
     columns = data.space.indices(space.pairs)
     targets, predicted = evaluator.predictions()
-    dynamic = config.model.method == "sac" and config.model.bank == "dynamic"
-    scored = Scored(
-        label, evaluator.compute(), evaluator.compute("legacy"), columns[predicted], dynamic
-    )
+    result = replace(evaluator.compute(), modality_gap=gap)
+    legacy = evaluator.compute("legacy")
+    scored = Scored(label, result, legacy, columns[predicted], config.is_transductive)
     return scored, columns[targets]
 
 

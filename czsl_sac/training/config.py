@@ -254,6 +254,11 @@ class TrainConfig:
         check_types(self)
         check_range(self, "seed", low=0)
 
+    @property
+    def is_transductive(self) -> bool:
+        """Whether test images change what is predicted for those after them."""
+        return self.model.method == "sac" and self.model.bank == "dynamic"
+
     def with_model(self, **changes: Any) -> "TrainConfig":
         """Return the configuration with some options of the method changed.
 
