@@ -122,8 +122,8 @@ class SoftPrompts(nn.Module):
         attributes, objects = self._vectors()
         return (
             self._encode_pairs(pairs, attributes, objects),
-            self._encode("attribute", attributes.unsqueeze(1)),
-            self._encode("object", objects.unsqueeze(1)),
+            self._encode("attribute", attributes),
+            self._encode("object", objects),
         )
 
     def compositions(self, pairs: Tensor) -> Tensor:
@@ -132,18 +132,19 @@ class SoftPrompts(nn.Module):
 
     def attributes(self) -> Tensor:
         """Encodes all attributes as features [A, D], not normalised."""
-        return self._encode("attribute", self._vectors()[0].unsqueeze(1))
+        return self._encode("attribute", self._vectors()[0])
 
     def objects(self) -> Tensor:
         """Encodes all objects as features [O, D], not normalised."""
-        return self._encode("object", self._vectors()[1].unsqueeze(1))
+        return self._encode("object", self._vectors()[1])
 
     def embed_compositions(self, pairs: Tensor) -> Tensor:
         """Gives the prompts of `pairs` [K, 2] as token embeddings [K, n, W], the last at EOT.
 
         For methods that run the tower themselves; `compositions` does both.
         """
-        return self._embed_pairs(pairs, *self._vectors())
+        table, symbols = self._prompts_of_pairs(pairs, *self._vectors())
+        return table[symbols.to(table.device)]
 
     def extra_repr(self) -> str:
         contexts, length, _ = self.context.shape
@@ -160,36 +161,48 @@ class SoftPrompts(nn.Module):
         )
 
     def _encode_pairs(self, pairs: Tensor, attributes: Tensor, objects: Tensor) -> Tensor:
-        return self._run_tower(self._embed_pairs(pairs, attributes, objects))
+        table, symbols = self._prompts_of_pairs(pairs, attributes, objects)
+        return self.tower.encode_shared(table, symbols)
 
     def _encode(self, branch: _Branch, primitives: Tensor) -> Tensor:
-        return self._run_tower(self._embed(branch, primitives))
+        each = torch.arange(len(primitives)).unsqueeze(1)
+        return self.tower.encode_shared(*self._prompts(branch, primitives, each))
 
-    def _run_tower(self, embeddings: Tensor) -> Tensor:
-        prompts, length, _ = embeddings.shape
-        eot = torch.full((prompts,), length - 1, device=embeddings.device)
-        return self.tower.encode_embeddings(embeddings, eot)
-
-    def _embed_pairs(self, pairs: Tensor, attributes: Tensor, objects: Tensor) -> Tensor:
+    def _prompts_of_pairs(
+        self, pairs: Tensor, attributes: Tensor, objects: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
             raise ValueError(
                 "pairs must be integers of shape [K, 2], attribute index and object index, got "
                 f"{pairs.dtype} of shape {list(pairs.shape)}"
             )
-        attribute, object_ = pairs.to(attributes.device).unbind(1)
-        return self._embed(
-            "composition", torch.stack([attributes[attribute], objects[object_]], dim=1)
-        )
+        sizes = torch.tensor([len(attributes), len(objects)])
+        pairs = pairs.cpu()
+        if bool(((pairs < 0) | (pairs >= sizes)).any()):
+            raise ValueError(
+                f"pairs must hold indices of the {sizes[0]} attributes and {sizes[1]} objects, got "
+                f"{pairs.amin(0).tolist()} to {pairs.amax(0).tolist()}"
+            )
+        rows = pairs + torch.tensor([0, len(attributes)])
+        return self._prompts("composition", torch.cat([attributes, objects]), rows)
 
-    def _embed(self, branch: _Branch, primitives: Tensor) -> Tensor:
-        """Embeds [SOT, context, primitives, EOT] for primitives [P, 1 or 2, W]."""
-        prompts = len(primitives)
-        start, end = self.tower.embed(self.ends).to(self.context.dtype)
+    def _prompts(self, branch: _Branch, primitives: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives [SOT, context, primitives, EOT] as `TextTower.encode_shared` takes it.
+
+        Args:
+            branch: whose context.
+            primitives: vectors [R, W].
+            rows: [P, 1 or 2] int64, which of them each prompt has.
+
+        Returns:
+            Embeddings [S, W] of the symbols, and the prompts' symbols [P, n].
+        """
+        start, end = self.tower.embed(self.ends).to(self.context.dtype).unsqueeze(1)
         context = self.context[_BRANCHES.index(branch) if len(self.context) > 1 else 0]
-        prefix = torch.cat([start.unsqueeze(0), context])
-        return torch.cat(
-            [prefix.expand(prompts, -1, -1), primitives, end.expand(prompts, 1, -1)], dim=1
-        )
+        table = torch.cat([start, context, primitives, end])
+        before, last = len(context) + 1, len(table) - 1
+        prefix = torch.arange(before).expand(len(rows), -1)
+        return table, torch.cat([prefix, rows + before, rows.new_full((len(rows), 1), last)], dim=1)
 
 
 def _embed(tower: TextTower, ids: Sequence[int]) -> Tensor:
