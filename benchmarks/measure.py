@@ -97,15 +97,43 @@ def peak_extra_memory(prepare: Callable[..., Callable[[], object]], **kwargs: An
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    return fresh_run(prepare, keep_result=False, **kwargs).peak
+
+
+@dataclass(frozen=True)
+class FreshRun:
+    """One run in a process of its own, on the CPU.
+
+    Args:
+        seconds: its time.
+        peak: how far it raised the memory of the process above its inputs, in bytes.
+        result: what it returned.
+    """
+
+    seconds: float
+    peak: int
+    result: Any
+
+
+def fresh_run(
+    prepare: Callable[..., Callable[[], object]], *, keep_result: bool = True, **kwargs: Any
+) -> FreshRun:
+    """Time one run in a fresh process and read its peak memory.
+
+    Args:
+        prepare: as for `peak_extra_memory`.
+        keep_result: send what the run returns to this process, which pickles it.
+        **kwargs: passed to ``prepare``.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_report_peak, args=(sender, prepare, kwargs, torch.get_num_threads())
+        target=_report_run, args=(sender, prepare, kwargs, torch.get_num_threads(), keep_result)
     )
     process.start()
     sender.close()
     try:
-        peak: int = receiver.recv()
+        run: FreshRun = receiver.recv()
     except EOFError:
         raise RuntimeError(
             f"the process measuring {prepare.__name__} ended without a result: "
@@ -113,7 +141,7 @@ def peak_extra_memory(prepare: Callable[..., Callable[[], object]], **kwargs: An
         ) from None
     finally:
         process.join()
-    return peak
+    return run
 
 
 def environment(device: str = "cpu") -> dict[str, str]:
@@ -175,17 +203,23 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _report_peak(
-    sender: Any, prepare: Callable[..., Callable[[], object]], kwargs: dict, threads: int
+def _report_run(
+    sender: Any,
+    prepare: Callable[..., Callable[[], object]],
+    kwargs: dict[str, Any],
+    threads: int,
+    keep_result: bool,
 ) -> None:
-    """Run in the fresh process: build, reset the high-water mark, run, send the difference."""
+    """Run in the fresh process: build, reset the high-water mark, run, send what was measured."""
     torch.set_num_threads(threads)
     run = prepare(**kwargs)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
+    start = time.perf_counter()
     result = run()
-    sender.send(_status("VmHWM") - before)
-    del result
+    seconds = time.perf_counter() - start
+    peak = _status("VmHWM") - before
+    sender.send(FreshRun(seconds, peak, result if keep_result else None))
 
 
 def _status(field: str) -> int:

@@ -1,0 +1,56 @@
+"""Two processes evaluate as one does: closed and open world, dynamic bank, last batch filled up."""
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from test_open_world import Pictures, make
+
+from czsl_sac.evaluation import CZSLResult
+from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
+from czsl_sac.training.scoring import evaluate_method
+
+
+def results() -> list[CZSLResult]:
+    """What is compared; 18 test and 24 validation images in batches of 4 and 10."""
+    method, data, accelerator = make("sac"), Pictures(), Accelerator(cpu=True)
+    method.fill_memory([data.split("val").tensors[0][:8]])
+    return [
+        evaluate_method(method, data, "test", accelerator, batch_size=4),
+        evaluate_method(method, data, "test", accelerator, batch_size=10, protocol="legacy"),
+        evaluate_open_world(method, data, "test", accelerator, OpenWorld(), batch_size=4),
+    ]
+
+
+def process(rank: int, folder: Path, port: int) -> None:
+    """What each of two processes on this machine does."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
+    values = (rank, rank, 2, "127.0.0.1", port, "true")
+    os.environ.update(zip(names, map(str, values), strict=True))
+    torch.set_num_threads(1)
+    torch.save([vars(result) for result in results()], folder / f"{rank}.pt")
+
+
+def test_two_processes_evaluate_as_one_does(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(process, (tmp_path, port), nprocs=2)
+    expected = [result.to_dict(details=True) for result in results()]
+    for rank in range(2):
+        saved = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        for values, other in zip(saved, expected, strict=True):
+            one = CZSLResult(**values).to_dict(details=True)
+            gaps, other_gaps = one.pop("modality_gap"), dict(other["modality_gap"])
+            for name, gap in other_gaps.items():
+                for measure, value in gap.items():
+                    assert abs(gaps[name][measure] - value) < 1e-6
+            numbers = {k: torch.tensor(v) for k, v in one.pop("curve").items() if k != "bias"}
+            for name, points in numbers.items():
+                torch.testing.assert_close(points, torch.tensor(other["curve"][name]))
+            bias = one.pop("bias")
+            assert bias == other["bias"] or abs(bias - other["bias"]) < 1e-5
+            left_out = ("modality_gap", "curve", "bias")
+            assert one == {k: v for k, v in other.items() if k not in left_out}
