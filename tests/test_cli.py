@@ -114,6 +114,9 @@ def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None
         (["evaluate"], "Missing from czsl-sac evaluate: PATH Folder of the run."),
         (["evaluate", "nowhere"], "no configuration at nowhere/config.json"),
         (["evaluate", "r", "--protocl", "legacy"], "--protocl, legacy; did you mean --protocol?"),
+        (["evaluate", "r", "--threshold", "0.2"], "--threshold is of the open world: add --world"),
+        (["evaluate", "r", "--feasibility-rule", "legacy"], "--feasibility-rule is of the open"),
+        (["evaluate", "r", "--world", "wide"], "invalid choice 'wide' for argument '--world'"),
         (["info", "--verbose"], "Unrecognized options: --verbose"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -218,6 +221,23 @@ def test_train_resume_and_evaluate_a_run(
     capsys.readouterr()
     assert main(["evaluate", "run", "--split", "test", "--protocol", "legacy"]) == 0
     assert "legacy" in capsys.readouterr().out
+
+    assert main(["evaluate", "run", "--world", "open", "--json", "out/open.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "open world, in percent" in printed
+    written = json.loads(Path("out/open.json").read_text("utf-8"))
+    assert f"Feasible at {written['threshold']:.4f} or more, seen ones included: " in printed
+    assert f"{written['candidates']:,} compositions" in printed
+    gap = written["modality_gap"]["condensed"]
+    assert f"condensed feature: relative {gap['relative_modality_gap']:.4f}" in printed
+    assert (written["world"], written["feasibility"], written["split"]) == ("open", "clip", "test")
+    assert written["transductive"] is True
+    assert len(written["curve"]["seen"]) == len(written["curve"]["bias"]) > 1
+    assert all(0 <= recall <= 1 for recall in written["attribute_recall"].values())
+    assert main(["evaluate", "run", "--world", "open", "--feasibility", "none"]) == 0
+    assert "All 144 compositions count as feasible." in capsys.readouterr().out
+    refused = complaint(capsys, "evaluate", "run", "--world", "open", "--feasibility", "glove")
+    assert "feasibility is 'glove' but must be clip, none, or an existing file" in refused
 
     wider = TrainConfig.load(Path("run/config.json")).to_dict()
     wider["backbone"]["lora_rank"] += 1

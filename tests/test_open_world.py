@@ -1,5 +1,6 @@
 """The open world end to end, against all scores held and one threshold tried after the other."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,13 @@ def test_the_gap_is_that_of_the_features_compared() -> None:
     # Of all tokens the winning one is the nearest to its text.
     match = [gap["relative_modality_gap"] for gap in result.modality_gap.values()]
     assert match[1] != match[0]
+
+
+def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(example, {})
+    assert "exact protocol, feasibility >= " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
