@@ -173,11 +173,10 @@ def read_splits(folder: Path) -> tuple[dict[str, Pairs], str]:
     attributes, objects = [f"a{i}" for i in range(413)], [f"o{i}" for i in range(674)]
     everything = list(product(attributes, objects))
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0)).tolist()
-    # The diagonal names every attribute and every object once.
-    train = dict.fromkeys((attributes[i % 413], objects[i]) for i in range(674))
-    train.update(dict.fromkeys(everything[i] for i in order[:4_918]))
-    unseen = [everything[i] for i in order[4_918:] if everything[i] not in train]
-    seen = list(train)
+    # The diagonal names every attribute and every object.
+    diagonal = [(attributes[i % 413], objects[i]) for i in range(674)]
+    pairs = list(dict.fromkeys([*diagonal, *(everything[i] for i in order)]))
+    seen, unseen = pairs[:5_592], pairs[5_592:]
     return {
         "train": seen,
         "val": seen[:1_252] + unseen[:1_040],
