@@ -26,8 +26,8 @@ from czsl_sac import PatchMaxAligner, TrainConfig
 from czsl_sac.data.scenes import Scenes
 from czsl_sac.methods import Troika
 from czsl_sac.training.build import build_backbone
-from czsl_sac.training.config import BackboneConfig, ModelConfig, OptimConfig
-from czsl_sac.training.presets import PRESETS
+from czsl_sac.training.config import BackboneConfig
+from czsl_sac.training.presets import preset_for
 from czsl_sac.training.run import train
 
 # ---- The bolt ------------------------------------------------------------------------------------
@@ -59,30 +59,6 @@ PAPER = {  # Tab. 6
     "UT-Zappos w/ SA": (70.0, 72.9, 55.2, 43.1),
     "C-GQA w/o SA": (41.0, 35.7, 29.4, 12.4),
     "C-GQA w/ SA": (41.9, 36.1, 30.7, 13.1),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Troika's settings for one data set."""
-
-    lr: float
-    batch_size: int
-    eval_batch_size: int
-    epochs: int
-    prompt_dropout: float
-    traction_layers: int
-    traction_dropout: float
-    primitive_loss_weight: float = 1.0
-
-
-SETTINGS = {
-    # The published ones; StepLR 5, 0.5 and weight decay 1e-5 are those of every preset.
-    "mit-states": Settings(1e-4, 64, 32, 10, 0.3, 3, 0.1),
-    "ut-zappos": Settings(5e-4, 128, 64, 15, 0.3, 2, 0.0),
-    "cgqa": Settings(3.125e-6, 16, 4, 15, 0.0, 2, 0.0, 0.1),
-    # Chosen on the validation split, for both alike.
-    "scenes": Settings(1e-3, 64, 240, 3, 0.1, 1, 0.0),
 }
 
 
@@ -126,31 +102,21 @@ def configuration(
     options: Options, alignment: Literal["cls", "patch_max"], seed: int
 ) -> TrainConfig:
     """Return the configuration of one run."""
-    settings, preset = SETTINGS[options.dataset], PRESETS[options.dataset]
-    data = replace(preset.data, data_root=options.data_root)
-    if options.dataset == "scenes":
-        data = replace(data, images_per_pair=12)
+    preset = preset_for(options.dataset, "troika")
+    data, optim = replace(preset.data, data_root=options.data_root), preset.optim
+    if options.dataset == "scenes":  # a smaller budget than the preset's, for both alike
+        data, optim = replace(data, images_per_pair=12), replace(optim, epochs=3)
+    model = replace(
+        preset.model,
+        alignment=alignment,
+        legacy_patch_norm=options.legacy,
+        legacy_eval_mode=options.legacy,
+    )
     return TrainConfig(
         data=data,
-        backbone=BackboneConfig(
-            backbone=options.backbone or preset.backbone.backbone, train_backbone="adaptformer"
-        ),
-        model=ModelConfig(
-            method="troika",
-            alignment=alignment,
-            prompt_dropout=settings.prompt_dropout,
-            traction_layers=settings.traction_layers,
-            traction_dropout=settings.traction_dropout,
-            primitive_loss_weight=settings.primitive_loss_weight,
-            legacy_patch_norm=options.legacy,
-            legacy_eval_mode=options.legacy,
-        ),
-        optim=OptimConfig(
-            lr=settings.lr,
-            batch_size=settings.batch_size,
-            eval_batch_size=settings.eval_batch_size,
-            epochs=options.epochs or settings.epochs,
-        ),
+        backbone=replace(preset.backbone, backbone=options.backbone or preset.backbone.backbone),
+        model=model,
+        optim=replace(optim, epochs=options.epochs or optim.epochs),
         seed=seed,
     )
 

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_parts import SPACES, batch, random_backbone
 from torch import Tensor
 
 from czsl_sac.backbones import CLIPBackbone, CLIPConfig, apply_lora
 from czsl_sac.backbones.tiny import WordTokenizer
 from czsl_sac.functional import prediction_entropy
-from czsl_sac.methods import SAC, BankOptions, ZeroShotCLIP
+from czsl_sac.methods import SAC, BankOptions
 from czsl_sac.modules import EntropyMemoryBank, VisualCondenser
 from czsl_sac.space import CompositionSpace
 
@@ -72,36 +73,59 @@ def path(model: SAC, image: Tensor, kind: str, features: tuple[Tensor, ...]) -> 
     return [softmax([s / 0.1 for s in side]) for side in scores]
 
 
-@pytest.mark.parametrize("alignment", ["patch_max", "cls"])
-@pytest.mark.parametrize("schedule", ["joint", "end_to_end"])
-def test_losses_equal_the_equations(alignment: str, schedule: str) -> None:
-    model = make(alignment=alignment, schedule=schedule, alpha=0.3)
-    batch = images()
-    losses = model(batch, TARGETS, schedule)
+def expected_losses(model: SAC, pixels: Tensor, targets: Tensor, kind: str) -> dict[str, float]:
+    """The losses of Eq. 3 to 8, image by image; α is 0.3."""
+    space, count = model.space, len(pixels)
     features = texts(model, model.seen_pairs)
-    rows = [SPACE.seen.index(SPACE.pairs[int(t)]) for t in TARGETS]
     expected = dict.fromkeys(("composition", "attribute", "object", "vac", "distillation"), 0.0)
-    for image, row in zip(batch, rows, strict=True):
+    for image, target in zip(pixels, targets.tolist(), strict=True):
+        row = space.seen.index(space.pairs[target])
         truth = [row, *model.seen_pairs[row].tolist()]
-        sa = path(model, image, "max" if alignment == "patch_max" else "cls", features)
-        vac = path(model, image, "vac", features)
+        sa, vac = path(model, image, kind, features), path(model, image, "vac", features)
         for name, probabilities, index in zip(
             ("composition", "attribute", "object"), sa, truth, strict=True
         ):
-            expected[name] -= math.log(probabilities[index]) / 4
+            expected[name] -= math.log(probabilities[index]) / count
         for probabilities, index in zip(vac, truth, strict=True):
-            expected["vac"] -= math.log(probabilities[index]) / 4
+            expected["vac"] -= math.log(probabilities[index]) / count
         expected["distillation"] += (
-            sum(p * math.log(p / q) for p, q in zip(vac[0], sa[0], strict=True)) / 4
+            sum(p * math.log(p / q) for p, q in zip(vac[0], sa[0], strict=True)) / count
         )
-    expected["total"] = (
-        expected["composition"]
-        + expected["attribute"]
-        + expected["object"]
-        + 0.7 * expected["vac"]
-        + 0.3 * expected["distillation"]
-    )
+    base = expected["composition"] + expected["attribute"] + expected["object"]
+    return {**expected, "total": base + 0.7 * expected["vac"] + 0.3 * expected["distillation"]}
+
+
+@pytest.mark.parametrize(("alignment", "kind"), [("patch_max", "max"), ("cls", "cls")])
+@pytest.mark.parametrize("schedule", ["joint", "end_to_end"])
+def test_losses_equal_the_equations(alignment: str, kind: str, schedule: str) -> None:
+    model = make(alignment=alignment, schedule=schedule, alpha=0.3)
+    losses = model(images(), TARGETS, schedule)
+    expected = expected_losses(model, images(), TARGETS, kind)
     assert {name: float(value) for name, value in losses.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("alignment", "kind"), [("patch_max", "max"), ("cls", "cls")])
+@pytest.mark.parametrize(
+    ("space", "side", "dim"), [("usual", 3, 12), ("one composition", 1, 7), ("one attribute", 2, 9)]
+)
+def test_shapes_odd_and_even(alignment: str, kind: str, space: str, side: int, dim: int) -> None:
+    condenser = VisualCondenser(dim, num_blocks=2, num_heads=1)
+    options = {"alignment": alignment, "condenser": condenser, "bank": None, "temperature": 0.1}
+    model = SAC(random_backbone(dim=dim, side=side), SPACES[space], alpha=0.3, beta=0.6, **options)
+    model = model.double().eval()
+    pixels, targets = batch(model.backbone, model.space, 3)
+    losses = model(pixels, targets, "joint")
+    expected = expected_losses(model, pixels, targets, kind)
+    assert {name: float(value) for name, value in losses.items()} == pytest.approx(
+        expected, abs=1e-9
+    )
+    world = model.space.open_world()
+    features = texts(model, world.pair_indices)
+    for image, row in zip(pixels, model.predictor(world)(pixels), strict=True):
+        sa, vac = (path(model, image, each, features) for each in (kind, "vac"))
+        for c, (a, o) in enumerate(world.pair_indices.tolist()):
+            p_sa, p_vac = (p[0][c] + p[1][a] * p[2][o] for p in (sa, vac))
+            assert float(row[c]) == pytest.approx(0.6 * p_sa + 0.4 * p_vac, abs=1e-6)
 
 
 def gradients(model: SAC, stage: str) -> dict[str, Tensor]:
@@ -285,19 +309,6 @@ def test_wrong_options_and_calls() -> None:
         make().predictor(unseen)
     with pytest.raises(ValueError, match="bank is None for this method"):
         make(bank=None).new_bank(torch.eye(3))
-
-
-def test_zero_shot_is_the_cosine_of_the_class_token() -> None:
-    backbone = small_backbone()
-    model = ZeroShotCLIP(backbone, SPACE)
-    scores = model.predictor(SPACE)(images(2))
-    for image, row in zip(images(2), scores, strict=True):
-        token = backbone.encode_image(image[None])[0, 0]
-        for (attribute, obj), score in zip(SPACE.pairs, row, strict=True):
-            ids = backbone.tokenizer([f"a photo of {attribute} {obj}"])
-            expected = cosine(token, backbone.encode_text(ids)[0]) / backbone.temperature
-            assert float(score) == pytest.approx(expected)
-    assert model.stages == ()
 
 
 def test_the_entropy_that_orders_the_bank_is_that_of_the_candidates() -> None:
