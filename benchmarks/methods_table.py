@@ -146,14 +146,12 @@ def measure(options: Options) -> pd.DataFrame:
         run_dir = folder(options, name, config)
         result = finish_run(config, run_dir)
         print(f"{name}, {alignment}, seed {config.seed}: {result}", flush=True)
-        epochs = _epochs(run_dir)
         row = dict(zip(KEY, _key(name, config), strict=True)) | {
             "train_backbone": config.backbone.train_backbone,
             **{field: getattr(result, field) for field in METRICS.values()},
             "attribute": result.attribute,
             "object": result.object,
-            "val_auc": max((epoch["val"]["auc"] for epoch in epochs), default=""),
-            "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1),
+            "val_auc": max((epoch["val"]["auc"] for epoch in _epochs(run_dir)), default=""),
         }
         append_rows(options.csv, [{**environment(), **row}])
     keys = [_key(name, config) for name, _, config in wanted]
