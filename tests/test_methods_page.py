@@ -9,6 +9,7 @@ import torch
 from plain_parts import SPACES, batch, random_backbone
 
 from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.training.presets import preset_for
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -24,6 +25,21 @@ def make(alignment: str) -> CZSLMethod:
     names: dict[str, type[CZSLMethod]] = {}
     exec(compile(ast.Module(kept, []), str(PAGE), "exec"), names)
     return names["VisProd"](random_backbone(), SPACES["usual"], alignment=alignment).double()
+
+
+def test_settings_shown_are_those_of_the_presets() -> None:
+    table = PAGE.read_text("utf-8").partition("## Settings")[2].partition("\n## ")[0]
+    rows = [[c.strip(" `") for c in line.split("|")[1:-1]] for line in table.split("\n") if line]
+    (_, _, *names), _, *rows = [row for row in rows if len(row) == 6]
+    assert len(rows) == 23
+    for method, option, *values in rows:
+        for name, value in zip(names, values, strict=True):
+            config = preset_for(name, method)
+            groups = {**vars(config.backbone), **vars(config.model), **vars(config.optim)}
+            own = groups[option.removeprefix("--").replace("-", "_")]
+            if option == "--primitive-loss-weight" and own is None:
+                own = 1.0  # Troika's default
+            assert own == (value if isinstance(own, str) else float(value)), (method, option, name)
 
 
 def test_it_takes_forty_lines() -> None:

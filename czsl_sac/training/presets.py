@@ -166,7 +166,7 @@ def preset_for(name: PresetName, method: MethodName = "sac") -> TrainConfig:
     config = PRESETS[name]
     if method == "sac":
         return config
-    options = {"method": method, "alignment": "cls", **SETTINGS[method].get(name, {})}
+    options = {"method": method, "alignment": "cls", **SETTINGS.get(method, {}).get(name, {})}
     groups = {}
     for group in ("data", "backbone", "model", "optim"):
         current = getattr(config, group)
