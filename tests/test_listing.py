@@ -60,6 +60,14 @@ def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv")
     pd.read_csv(table, keep_default_na=False).to_parquet(tmp_path / "t.parquet")
     assert read_listing(tmp_path / "t.parquet").entries == read_listing(table).entries
+    typed = {"image": ["a", None], "attribute": pd.array([1, 2], "Int64"), "object": ["c", "d"]}
+    pd.DataFrame(typed).astype({"object": "category"}).to_parquet(tmp_path / "t.parquet")
+    listing = read_listing(tmp_path / "t.parquet")
+    assert listing.entries == [Entry("a", ("1", "c"), None)]
+    assert listing.problems[0].cases == ["row 2"]
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(ValueError, match=r"t.parquet cannot be read as a table"):
+        read_listing(tmp_path / "t.parquet")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(

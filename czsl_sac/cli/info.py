@@ -14,7 +14,7 @@ _REQUIRED = (
     *("torch", "torchvision", "openai-clip", "loralib", "numpy", "scipy", "pandas", "tabulate"),
     *("pillow", "tqdm", "safetensors", "accelerate", "tyro"),
 )
-_OPTIONAL = ("triton", "matplotlib", "open_clip_torch", "transformers", "setuptools")
+_OPTIONAL = ("triton", "matplotlib", "pyarrow", "open_clip_torch", "transformers", "setuptools")
 
 
 @dataclass(frozen=True)

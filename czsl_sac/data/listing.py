@@ -163,7 +163,8 @@ def _read_table(path: Path) -> Listing:
             "where images have one, split."
         )
     columns = [*_COLUMNS, *(["split"] if "split" in frame else [])]
-    frame = frame[columns].fillna("").astype(str).apply(lambda cells: cells.str.strip())
+    frame = frame[columns].astype(object)
+    frame = frame.where(frame.notna(), "").astype(str).apply(lambda cells: cells.str.strip())
     first = 2 if path.suffix.lower() == ".csv" else 1  # the header is a line of a CSV file
     rows = pd.Series([f"row {number}" for number in range(first, first + len(frame))])
     known = ["", *get_args(SplitName)] if "split" not in frame else get_args(SplitName)
