@@ -1,5 +1,6 @@
 """czsl-sac split: a folder of images becomes a table that trains and that check-data accepts."""
 
+import runpy
 import shutil
 from itertools import product
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from photographs import LOOK, write_folders
+from PIL import Image
 
 from czsl_sac.cli import main
+from czsl_sac.data import Scenes
+from czsl_sac.data.listing import read_listing
 from czsl_sac.data.table import ImageTable
 
 PAIRS = list(product(("green", "ripe", "rotten"), ("apple", "fig", "pear")))
@@ -124,3 +128,14 @@ def test_a_wrong_request_is_one_line(
     assert main(["split", str(photos), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (photos / "split.csv").exists()
+
+
+def test_the_worked_example_writes_what_split_reads(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "examples/scenes_as_files.py"
+    write_scenes = runpy.run_path(str(script))["write_scenes"]
+    assert write_scenes(tmp_path, 2) == 288
+    listing = read_listing(tmp_path)
+    assert (len(listing.entries), listing.problems) == (288, [])
+    assert {entry.pair for entry in listing.entries} == set(Scenes().space.pairs)
+    with Image.open(tmp_path / listing.entries[0].image) as image:
+        assert (image.format, image.size) == ("JPEG", (64, 64))
