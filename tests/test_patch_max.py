@@ -1,105 +1,22 @@
-"""`patch_max`: every implementation that runs on a CPU, against loops and float64."""
-
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""The values and gradients of `patch_max` on a CPU, against loops and float64."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from patch_max_checks import (
+    DTYPES,
+    IMPLS,
+    assert_no_worse_than_eager,
+    error,
+    exact_gradients,
+    inputs,
+    loops,
+    run,
+)
 
 from czsl_sac.functional.alignment import patch_max_reference
 from czsl_sac.kernels import chunked, patch_max, patch_max_values
-
-IMPLS = ("reference", "chunked")
-HALF = (torch.bfloat16, torch.float16)
-DTYPES = (torch.float64, torch.float32, *HALF)
-# What rounding adds beyond eager's own error: sums of another order, the result's own dtype.
-SLACK = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-
-
-def loops(tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum over tokens, one number at a time."""
-    B, C = len(tokens), text.shape[-2]
-    values, indices = torch.empty(B, C, dtype=tokens.dtype), torch.empty(B, C, dtype=torch.int64)
-    for b in range(B):
-        texts = text if text.dim() == 2 else text[b]
-        for c in range(C):
-            best, where = float("-inf"), 0
-            for position, token in enumerate(tokens[b]):
-                similarity = float(token @ texts[c])
-                if similarity > best:
-                    best, where = similarity, position
-            values[b, c], indices[b, c] = best, where
-    return values, indices
-
-
-def exact_gradients(
-    grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients in float64 when these tokens won."""
-    tokens = tokens.detach().double().requires_grad_()
-    text = text.detach().double().requires_grad_()
-    similarities = (tokens @ text.mT).gather(1, indices.unsqueeze(1)).squeeze(1)
-    return torch.autograd.grad(similarities, (tokens, text), grad.double())
-
-
-def run(tokens: Tensor, text: Tensor, grad: Tensor, impl: str) -> tuple[Tensor, ...]:
-    """Values, indices and both gradients."""
-    tokens = tokens.detach().requires_grad_()
-    text = text.detach().requires_grad_()
-    values, indices = patch_max(tokens, text, impl=impl)
-    return values, indices, *torch.autograd.grad(values, (tokens, text), grad.to(values.dtype))
-
-
-def error(got: Tensor, exact: Tensor) -> float:
-    """Largest distance, by the largest exact number."""
-    return float((got.detach().double() - exact).abs().max() / exact.abs().max().clamp_min(1e-30))
-
-
-def assert_no_worse_than_eager(tokens: Tensor, text: Tensor, impl: str, grad: Tensor) -> None:
-    """The error against float64 is at most that of eager PyTorch in the same dtype + slack."""
-    slack = SLACK[tokens.dtype]
-    exact = (tokens.double() @ text.double().mT).max(dim=1).values
-    values, indices, grad_tokens, grad_text = run(tokens, text, grad, impl)
-    eager = run(tokens, text, grad, "reference")
-    assert values.dtype == (torch.float64 if tokens.dtype == torch.float64 else torch.float32)
-    assert grad_tokens.dtype == grad_text.dtype == tokens.dtype
-    assert error(values, exact) <= error(eager[0], exact) + slack
-    # the token named as winner has the largest similarity, to rounding
-    of_winner = (tokens.double() @ text.double().mT).gather(1, indices.unsqueeze(1)).squeeze(1)
-    assert error(of_winner, exact) <= error(eager[0], exact) + slack
-    mine = exact_gradients(grad, indices, tokens, text)
-    theirs = exact_gradients(grad, eager[1], tokens, text)
-    assert error(grad_tokens, mine[0]) <= error(eager[2], theirs[0]) + slack
-    assert error(grad_text, mine[1]) <= error(eager[3], theirs[1]) + slack
-
-
-def inputs(
-    B: int, T: int, C: int, D: int, dtype: torch.dtype, per_image: bool, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(B, T, D, generator=generator).to(dtype)
-    text = torch.randn(*((B,) if per_image else ()), C, D, generator=generator).to(dtype)
-    return tokens, text, torch.randn(B, C, generator=generator)
-
-
-@contextmanager
-def operators() -> Iterator[list[str]]:
-    """Record the names of the operators that run."""
-    names: list[str] = []
-
-    class Recorder(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            names.append(str(func))
-            return func(*args, **(kwargs or {}))
-
-    with Recorder():
-        yield names
 
 
 @settings(max_examples=25, deadline=None)
@@ -272,128 +189,6 @@ def test_same_result_every_time() -> None:
     for _ in range(3):
         for mine, theirs in zip(run(tokens, text, grad, "chunked"), once, strict=True):
             assert torch.equal(mine, theirs)
-
-
-@pytest.mark.parametrize("per_image", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_opcheck(dtype: torch.dtype, per_image: bool) -> None:
-    tokens, text, grad = inputs(2, 9, 11, 4, dtype, per_image)
-    _, indices = patch_max(tokens, text, impl="chunked")
-    ops = torch.ops.czsl_sac
-    torch.library.opcheck(ops.patch_max_values, (tokens, text, "chunked"))
-    torch.library.opcheck(ops.patch_max_grad_tokens, (grad, indices, tokens, text, "chunked"))
-    torch.library.opcheck(ops.patch_max_grad_text, (grad, indices, tokens, text, "chunked"))
-    tokens.requires_grad_()
-    text.requires_grad_()
-    torch.library.opcheck(ops.patch_max, (tokens, text, "chunked"))
-
-
-@pytest.mark.parametrize("impl", ["auto", "chunked"])
-def test_compiles_as_one_graph(impl: str) -> None:
-    def loss(tokens: Tensor, text: Tensor) -> Tensor:
-        values, indices = patch_max(tokens * 2, text, impl=impl)
-        return (values * (indices + 1)).sum() + patch_max_values(tokens, text, impl=impl).sum()
-
-    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
-    for B, C in ((3, 9), (5, 14)):
-        tokens, text, _ = inputs(B, 8, C, 4, torch.float32, False)
-        tokens.requires_grad_()
-        text.requires_grad_()
-        got = torch.autograd.grad(compiled(tokens, text), (tokens, text))
-        expected = torch.autograd.grad(loss(tokens, text), (tokens, text))
-        for mine, theirs in zip(got, expected, strict=True):
-            torch.testing.assert_close(mine, theirs)
-
-
-@pytest.mark.parametrize("impl", ["auto", *IMPLS])
-def test_autocast(impl: str) -> None:
-    tokens, text, grad = inputs(2, 9, 30, 16, torch.float32, False)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = run(tokens, text.bfloat16(), grad, impl)
-        double = patch_max(tokens.double(), text.double(), impl=impl)[0]
-    plain = run(tokens.bfloat16(), text.bfloat16(), grad, impl)
-    assert double.dtype == torch.float64
-    assert cast[0].dtype == torch.float32
-    assert torch.equal(cast[0], plain[0])
-    assert cast[2].dtype == torch.float32  # the gradient of the tokens as passed
-    assert torch.equal(cast[2], plain[2].float())
-
-
-def test_skips_the_gradient_that_nobody_needs() -> None:
-    tokens, text, _ = inputs(2, 9, 30, 16, torch.float32, False)
-    for wanted, skipped in (("tokens", "text"), ("text", "tokens")):
-        tokens.requires_grad_(wanted == "tokens")
-        text.requires_grad_(wanted == "text")
-        values = patch_max(tokens, text, impl="chunked")[0].sum()
-        with operators() as names:
-            values.backward()
-        assert f"czsl_sac.patch_max_grad_{wanted}.default" in names
-        assert f"czsl_sac.patch_max_grad_{skipped}.default" not in names
-
-
-def test_values_alone_keep_the_gradient() -> None:
-    tokens, text, grad = inputs(2, 9, 30, 16, torch.float32, False)
-    tokens.requires_grad_()
-    for impl in ("auto", *IMPLS):
-        values = patch_max_values(tokens, text, impl=impl)
-        got = torch.autograd.grad(values, tokens, grad)[0]
-        torch.testing.assert_close(got, run(tokens, text, grad, "reference")[2])
-
-
-def test_auto_takes_the_plain_expression_for_small_sizes_alone() -> None:
-    for C, small in ((30, True), (3000, False)):
-        tokens, text, _ = inputs(2, 60, C, 8, torch.float32, False)
-        with operators() as names:
-            patch_max(tokens, text)
-        assert ("czsl_sac.patch_max.default" not in names) == small
-
-
-def test_second_derivatives_are_refused() -> None:
-    tokens, text, _ = inputs(1, 3, 4, 2, torch.float32, False)
-    tokens.requires_grad_()
-    text.requires_grad_()
-    values = patch_max(tokens, text, impl="chunked")[0]
-    grad = torch.autograd.grad((values**2).sum(), tokens, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="no second derivatives: pass impl='reference'"):
-        grad.sum().backward()
-
-
-def test_messages() -> None:
-    tokens, text = torch.ones(2, 3, 4), torch.ones(5, 4)
-    with pytest.raises(ValueError, match=r"there is no token to reduce over, pass at least one"):
-        patch_max(tokens[:, :0], text)
-    with pytest.raises(ValueError, match=r"text has 4 features but tokens has 3: project both"):
-        patch_max(tokens[..., 1:], text)
-    with pytest.raises(ValueError, match=r"impl is 'cuda': choose one of 'auto', 'reference'"):
-        patch_max(tokens, text, impl="cuda")
-    with pytest.raises(ValueError, match=r"tokens has dtype torch.int64: pass float32, float64"):
-        patch_max(tokens.long(), text.long())
-    with pytest.raises(ValueError, match=r"torch.float32 but text torch.float64: cast both to one"):
-        patch_max_values(tokens, text.double())
-    with pytest.raises(ValueError, match=r"tokens is on cpu but text on meta: move both"):
-        patch_max(tokens, text.to("meta"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton can serve some of these")
-def test_an_explicit_request_that_cannot_be_served_says_why() -> None:
-    tokens, text = torch.ones(2, 3, 16), torch.ones(5, 16)
-    for call in (patch_max, patch_max_values):
-        with pytest.raises(ValueError, match=r"impl='triton' cannot serve.* pass impl='auto'"):
-            call(tokens, text, impl="triton")
-    with pytest.raises(ValueError, match=r"it computes in float32 and tokens is float64"):
-        patch_max(tokens.double(), text.double(), impl="triton")
-    with pytest.raises(ValueError, match=r"D to be a positive multiple of 16 and D is 15"):
-        patch_max(tokens[..., 1:], text[..., 1:], impl="triton")
-
-
-def test_importing_and_running_on_a_cpu_needs_torch_alone() -> None:
-    code = (
-        "import sys, torch; from czsl_sac.kernels import patch_max;"
-        "patch_max(torch.ones(8, 200, 16), torch.ones(300, 16));"
-        "print({'triton', 'torch._dynamo', 'torchvision'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.slow

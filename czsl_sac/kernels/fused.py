@@ -14,6 +14,8 @@ from czsl_sac.kernels.plan import forward_plan, token_grad_plan
 # What the kernels are compiled and gated for, by compute capability (docs/kernels.md).
 OLDEST = (8, 0)
 WITH_DESCRIPTORS = (9, 10)
+# Elements between rows, of which a tile has at most 256: its offsets stay below 2³¹.
+FARTHEST_ROWS = 2**22
 
 
 def refusal(tokens: Tensor) -> str | None:
@@ -98,8 +100,9 @@ def grad_text(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Te
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return `x` with contiguous rows; other strides stay."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    """Return `x` with contiguous rows, near enough for 32-bit offsets within a tile."""
+    near = x.stride(-2) <= FARTHEST_ROWS
+    return x if x.stride(-1) == 1 and near else x.contiguous()
 
 
 def _takes_descriptors(*sources: Tensor) -> bool:

@@ -29,11 +29,13 @@ def text_grad_kernel(
     BD: tl.constexpr,
 ):
     """Write `Σ_b g[b, c] V[b, l(b, c)]` for `[BC, BD]`, or one image's term per image."""
-    c = tl.program_id(0).to(tl.int64) * BC + tl.arange(0, BC)
+    # texts and images share the grid's first dimension: the others end at 65,535
+    tiles = tl.cdiv(C, BC)
+    c = tl.cast(tl.program_id(0) % tiles, tl.int64) * BC + tl.arange(0, BC)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = (c < C)[:, None] & (d < D)[None, :]
     total = tl.zeros((BC, BD), tl.float32)
-    first = tl.program_id(2) * PER_IMAGE
+    first = tl.program_id(0) // tiles  # 0 where the text is shared
     images = 1 if PER_IMAGE else B
     for n in range(images):
         b = tl.cast(first + n, tl.int64)
@@ -62,6 +64,7 @@ def token_grad_kernel(
     BD: tl.constexpr,
     BK: tl.constexpr,
     SCALE: tl.constexpr,
+    SCAN: tl.constexpr,  # gradients read at a time to find the scale
     DTYPE: tl.constexpr,
     TMA: tl.constexpr,
     EVEN: tl.constexpr,  # BD divides D
@@ -79,9 +82,9 @@ def token_grad_kernel(
     if SCALE:
         # float16 would flush small gradients to zero: scale the image's largest by a power of
         # two to [1, 2) and undo it in the sum. The exponent is read from the bits.
-        largest = tl.zeros((BK,), tl.float32)
-        for c0 in range(0, C, BK):
-            c = c0 + tl.arange(0, BK)
+        largest = tl.zeros((SCAN,), tl.float32)
+        for c0 in range(0, C, SCAN):
+            c = c0 + tl.arange(0, SCAN)
             g = tl.load(grad + start + c, mask=c < C, other=0.0)
             largest = tl.maximum(largest, tl.abs(g))
         exponent = (tl.max(largest, 0).to(tl.int32, bitcast=True) >> 23) - 127
@@ -105,11 +108,11 @@ def token_grad_kernel(
             text, b * PER_IMAGE, c0, d0, C, D, text_stride_b, text_stride_c, BK, BD, TMA, EVEN
         )
         if TMA:
-            total = tl.dot(x.T, won.T, total)
+            total = tl.dot(tl.trans(x), tl.trans(won), total)
         else:
             total = tl.dot(won, x, total, input_precision="ieee")
     if TMA:
-        total = total.T
+        total = tl.trans(total)
     if SCALE:
         total *= grow
     d = d0 + tl.arange(0, BD)
@@ -133,7 +136,7 @@ def launch_text_grad(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor
     if grad.numel() == 0:
         return out.zero_()
     BC, BD = TEXT_GRAD_BLOCK
-    grid = (triton.cdiv(C, BC), triton.cdiv(D, BD), B if per_image else 1)
+    grid = (triton.cdiv(C, BC) * (B if per_image else 1), triton.cdiv(D, BD))
     text_grad_kernel[grid](
         tokens,
         indices,
@@ -163,6 +166,7 @@ def token_grad_constants(
         "BD": plan.features,
         "BK": plan.depth,
         "SCALE": dtype == torch.float16,
+        "SCAN": 1024,
         "DTYPE": types[dtype],
         "TMA": plan.descriptors,
         "EVEN": D % plan.features == 0,

@@ -61,7 +61,7 @@ def load_columns(
 ):
     """Load the transpose, `[WIDTH, ROWS]`, of what `load_rows` loads."""
     tile = load_rows(source, b, r0, k, R, D, stride_b, stride_r, ROWS, WIDTH, TMA, EVEN)
-    return tile.T
+    return tl.trans(tile)  # not tile.T, which Triton 3.2 interprets wrongly
 
 
 def knows_descriptors() -> bool:
