@@ -196,7 +196,9 @@ def measure(name: str, options: Options) -> list[dict[str, object]]:
     timings = {}
     for operation in OPERATIONS:
         runs = {key: operations(bank, *batch)[operation] for key, bank in banks.items()}
-        timings[operation] = interleaved(runs, rounds=options.rounds, label=f"{name}: {operation}")
+        timings[operation] = interleaved(
+            runs, rounds=options.rounds, label=f"{name}: {operation}", device=options.device
+        )
     implementations = list(banks)
     del compact, banks, batch, runs
     rows = []

@@ -1,14 +1,15 @@
 """The patch-composition similarity maximum: every implementation against the matrix product alone.
 
     python -m benchmarks patch_max
-    python -m benchmarks patch_max --shapes cgqa --rounds 20
+    python -m benchmarks patch_max --device cuda
     python -m benchmarks patch_max --shapes cgqa-open --rounds 2
-    python -m benchmarks patch_max --draw
+    python -m benchmarks patch_max --draw docs/results/patch_max.png
 
 Times are interleaved, and each is also given as the median over rounds of its ratio to the plain
 forward matrix product of the same round, `mm`, which is the floor: it writes into memory that is
 already there, in blocks where the whole product would not fit. Peaks of memory on a CPU are of a
-fresh process each. The eager rows hold `[B, T, C]` and are left out where that passes the limit.
+fresh process each; they count what the run returns, which `result_mib` gives. The eager rows
+hold `[B, T, C]` and are left out where that passes the limit.
 """
 
 import csv
@@ -35,6 +36,7 @@ from czsl_sac.functional.alignment import patch_max_reference
 from czsl_sac.kernels import patch_max, patch_max_values
 
 Mode = Literal["forward", "forward+backward"]
+MODES: tuple[Mode, ...] = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,13 @@ SHAPES = {
 CLOSED_WORLD = ["ut-zappos", "mit-states", "cgqa", "cgqa-b16"]
 # The implementations, and in which modes each is a row.
 IMPLEMENTATIONS: dict[str, tuple[Mode, ...]] = {
-    "mm": ("forward", "forward+backward"),
-    "eager max": ("forward", "forward+backward"),
-    "eager amax": ("forward", "forward+backward"),
-    "compiled max": ("forward", "forward+backward"),
-    "chunked": ("forward", "forward+backward"),
+    "mm": MODES,
+    "eager max": MODES,
+    "eager amax": MODES,
+    "compiled max": MODES,
+    "chunked": MODES,
     "chunked values": ("forward",),
-    "triton": ("forward", "forward+backward"),
+    "triton": MODES,
     "triton values": ("forward",),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -82,39 +84,42 @@ class Options:
     """What to measure.
 
     Attributes:
-        shapes: names of the sizes, among those of this file.
+        shapes: names of the sizes, among those of this file; the default is the closed world on a
+            CPU and all on a GPU.
         modes: forward alone, or with both gradients; open-world sizes run forward alone.
         implementations: rows; those that cannot run here are left out.
         dtype: of the inputs; the default is float32 on a CPU and bfloat16 on a GPU.
         device: "cpu" or "cuda"; the default is the GPU where there is one.
-        rounds: timed turns of every row.
+        rounds: timed turns of every row; the default is 15 on a CPU and 50 on a GPU.
         threads: of a CPU.
-        memory_limit_gib: a row that holds more than this is left out.
+        memory_limit_gib: a row that holds more than this is left out; the default is 4 on a CPU and
+            six tenths of a GPU's memory.
         csv: where rows are appended.
-        draw: only draw the latest rows of the file, as a PNG beside it.
+        draw: measure nothing and draw the latest rows of the file into this picture.
     """
 
-    shapes: list[str] = field(default_factory=lambda: list(CLOSED_WORLD))
-    modes: list[Mode] = field(default_factory=lambda: ["forward", "forward+backward"])
+    shapes: list[str] | None = None
+    modes: list[Mode] = field(default_factory=lambda: list(MODES))
     implementations: list[str] = field(default_factory=lambda: list(IMPLEMENTATIONS))
     dtype: str | None = None
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    rounds: int = 15
+    rounds: int | None = None
     threads: int = 2
-    memory_limit_gib: float = 4.0
+    memory_limit_gib: float | None = None
     csv: Path = RESULTS / "patch_max.csv"
-    draw: bool = False
+    draw: Path | None = None
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure the chosen rows, print them, and append them to the CSV."""
     options = tyro.cli(Options, args=argv, prog="python -m benchmarks patch_max")
     if options.draw:
-        draw(options.csv)
+        draw(options.csv, options.draw)
         return
     torch.set_num_threads(options.threads)
-    dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
-    for name in options.shapes:
+    on_cpu = options.device == "cpu"
+    dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
+    for name in options.shapes or (CLOSED_WORLD if on_cpu else list(SHAPES)):
         for mode in options.modes:
             if mode == "forward" or "open" not in name:
                 rows = measure(options, name, mode, dtype)
@@ -124,7 +129,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(options: Options, name: str, mode: Mode, dtype: str) -> list[dict[str, object]]:
     """Return one row per implementation that runs here, for one shape and mode."""
-    shape, limit = SHAPES[name], int(options.memory_limit_gib * 2**30)
+    shape, limit = SHAPES[name], memory_limit(options)
+    rounds = options.rounds or (15 if options.device == "cpu" else 50)
     chosen = [
         implementation
         for implementation, modes in IMPLEMENTATIONS.items()
@@ -134,8 +140,9 @@ def measure(options: Options, name: str, mode: Mode, dtype: str) -> list[dict[st
         and held(implementation, shape, mode, DTYPES[dtype]) <= limit
     ]
     tensors = inputs(shape, dtype, options.device)
+    torch.compiler.reset()  # or a second shape would be timed on code for any shape
     calls = {each: call(each, mode, *tensors) for each in chosen}
-    timings = interleaved(calls, rounds=options.rounds, label=f"{name}, {mode}")
+    timings = interleaved(calls, rounds=rounds, label=f"{name}, {mode}", device=options.device)
     del tensors, calls
     return [
         {
@@ -148,7 +155,7 @@ def measure(options: Options, name: str, mode: Mode, dtype: str) -> list[dict[st
             "device": options.device,
             "mode": mode,
             "implementation": each,
-            "rounds": options.rounds,
+            "rounds": rounds,
             "median_ms": round(timings[each].median * 1e3, 3),
             "q20_ms": round(timings[each].quantile(0.2) * 1e3, 3),
             "q80_ms": round(timings[each].quantile(0.8) * 1e3, 3),
@@ -165,6 +172,7 @@ def measure(options: Options, name: str, mode: Mode, dtype: str) -> list[dict[st
                 / MIB,
                 1,
             ),
+            "result_mib": round(result_bytes(each, mode, shape, DTYPES[dtype]) / MIB, 1),
             **environment(options.device),
         }
         for each in chosen
@@ -174,7 +182,9 @@ def measure(options: Options, name: str, mode: Mode, dtype: str) -> list[dict[st
 def short(row: dict[str, object]) -> dict[str, object]:
     """Return the columns worth printing."""
     columns = ("shape", "mode", "implementation", "median_ms", "q20_ms", "q80_ms")
-    return {column: row[column] for column in (*columns, "ratio_to_mm", "peak_extra_mib")}
+    return {
+        column: row[column] for column in (*columns, "ratio_to_mm", "peak_extra_mib", "result_mib")
+    }
 
 
 def runs_here(implementation: str, device: str) -> bool:
@@ -190,6 +200,25 @@ def held(implementation: str, shape: Shape, mode: Mode, dtype: torch.dtype) -> i
         return 0
     copies = 1 if mode == "forward" else 2
     return shape.images * shape.tokens * shape.compositions * dtype.itemsize * copies
+
+
+def memory_limit(options: Options) -> int:
+    """Return the bytes of similarities that an implementation may hold here."""
+    if options.memory_limit_gib is not None:
+        return int(options.memory_limit_gib * 2**30)
+    if options.device == "cpu":
+        return 4 * 2**30
+    return int(0.6 * torch.cuda.get_device_properties(options.device).total_memory)
+
+
+def result_bytes(implementation: str, mode: Mode, shape: Shape, dtype: torch.dtype) -> int:
+    """Return the bytes that a run returns or, for `mm`, writes into: no way to do without them."""
+    B, T, C, D = shape.images, shape.tokens, shape.compositions, shape.dim
+    if implementation == "mm":
+        return min(2**29, B * T * C * dtype.itemsize)
+    if mode == "forward":
+        return B * C * 4
+    return (B * T + C) * D * dtype.itemsize
 
 
 def inputs(shape: Shape, dtype: str, device: str) -> tuple[Tensor, Tensor]:
@@ -208,7 +237,7 @@ def call(implementation: str, mode: Mode, tokens: Tensor, text: Tensor) -> Calla
         return matrix_product(tokens, text)
     values = VALUES[implementation]
     if implementation.startswith("compiled"):
-        values = torch.compile(values)
+        values = torch.compile(values, dynamic=False)
     if mode == "forward":
 
         def forward() -> object:
@@ -270,12 +299,16 @@ def prepare(
     """Return what one row runs, after the same on few compositions: libraries have started."""
     tokens, text = inputs(shape, dtype, device)
     call(implementation, mode, tokens[:1, :8].contiguous(), text[:8].contiguous())()
+    if implementation.startswith("compiled"):  # its compilation is not to be counted
+        run = call(implementation, mode, tokens, text)
+        run()
+        return run
     if implementation == "mm":  # the product in memory of its own, as part of the peak
         return lambda: call(implementation, mode, tokens, text)()
     return call(implementation, mode, tokens, text)
 
 
-def draw(path: Path) -> None:
+def draw(path: Path, picture: Path) -> None:
     """Draw the latest rows of each hardware, as ratios to the matrix product and as memory."""
     import matplotlib.pyplot as plt
 
@@ -311,7 +344,7 @@ def draw(path: Path) -> None:
             axis.set_title(", ".join(panel), fontsize=8)
             axis.set_xticks(range(len(shapes)), shapes, fontsize=8)
         time.legend(fontsize=7)
-    figure.savefig(path.with_suffix(".png"), dpi=120)
+    figure.savefig(picture, dpi=120)
 
 
 if __name__ == "__main__":
