@@ -274,8 +274,28 @@ class CLIPBackbone(nn.Module):
         return float(self.logit_scale.detach().neg().exp())
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encodes images [B, 3, H, W] as tokens [B, T, D]; see `VisionTower.forward`."""
-        return self.visual(images)
+        """Encodes images as tokens.
+
+        Args:
+            images: [B, 3, H, W], see `VisionTower.forward`; or tokens [B, T, D] or [B, 1, D] that
+                this method gave before, as a feature cache keeps them, which are given back.
+
+        Returns:
+            Tokens [B, T, D], class token first; not normalised.
+
+        Raises:
+            ValueError: if the shape is none of these.
+        """
+        if images.dim() != 3:
+            return self.visual(images)
+        lengths = (1, self.config.num_patches + 1)
+        if images.shape[1] not in lengths or images.shape[2] != self.embed_dim:
+            raise ValueError(
+                f"images has the shape {list(images.shape)}, which is neither images "
+                f"[B, 3, {self.image_size}, {self.image_size}] nor tokens "
+                f"[B, {lengths[1]}, {self.embed_dim}]"
+            )
+        return images
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Encodes token ids, as the tokenizer gives them, as features [P, D], not normalised.

@@ -1,6 +1,7 @@
 """Images from files: reading, the published methods' transforms, and the items of a split."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image
@@ -80,6 +81,19 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
                 "--on-bad-image skip trains without them."
             ) from error
         return pixels, target
+
+    def fingerprint(self) -> str:
+        """Names all that decides the items: files by path, size and time, targets, transform.
+
+        Features that are cached on disk are known again by it. A missing file counts as empty.
+        """
+        digest = sha256(repr(self.transform).encode())
+        for path, target in self.records:
+            file = self.folder / path
+            found = file.stat() if file.is_file() else None
+            state = (found.st_size, found.st_mtime_ns) if found else None
+            digest.update(f"{file.resolve()} {state} {target}\n".encode())
+        return digest.hexdigest()
 
 
 def image_transform(

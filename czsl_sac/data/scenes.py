@@ -6,12 +6,14 @@ and are the same on every machine, in every order and in every worker.
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from czsl_sac._version import __version__
 from czsl_sac.data.protocol import SplitName
 from czsl_sac.data.scenes_drawing import (
     ATTRIBUTES,
@@ -226,6 +228,17 @@ class SceneDataset(Dataset[tuple[Tensor, int]]):
                 images[mirrored] = images[mirrored].flip(-1)
             items += zip(images.unbind(), targets.tolist(), strict=True)
         return items
+
+    def fingerprint(self) -> str:
+        """Names all that decides the items: the options of the scenes, and this version's drawing.
+
+        Features that are cached on disk are known again by it.
+        """
+        scenes = self._scenes
+        look = f"{__version__} {scenes!r} {scenes.mean} {scenes.std} {self._stream}"
+        digest = sha256(look.encode())
+        digest.update(str(self.targets.tolist()).encode())
+        return digest.hexdigest()
 
     def masks(self, indices: Sequence[int]) -> Tensor:
         """Where the labelled objects are, before augmentation: [B, H, W] bool."""

@@ -49,6 +49,9 @@ class DataConfig:
     """Scenes: validation and test images per composition of the split."""
     split_seed: int = 0
     """Scenes: seed that decides which compositions are seen; the tiny CLIP was pretrained for 0."""
+    feature_cache: Path | None = None
+    """Folder that keeps the image features of a frozen vision tower (--train-backbone none), so
+    that images are encoded once for all epochs and runs; not with --augment, not for DFSP."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -253,6 +256,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, "seed", low=0)
+        if self.data.feature_cache is None:
+            return
+        for conflict, remedy in (
+            (self.backbone.train_backbone != "none", "set train_backbone to none"),
+            (self.data.augment, "turn augment off"),
+            (self.model.method == "dfsp", "take another method: DFSP reads inner states"),
+        ):
+            if conflict:
+                raise ValueError(
+                    "feature_cache keeps the joint-space tokens of a frozen vision tower, one set "
+                    f"an image: {remedy}, or leave feature_cache out"
+                )
 
     @property
     def is_transductive(self) -> bool:

@@ -15,6 +15,7 @@ from czsl_sac.methods import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method
 from czsl_sac.training.checkpoints import load_progress, load_weights
 from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.loop import BEST, LAST, MEMORY, fit, training_images
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.scoring import Protocol, evaluate_method
@@ -66,6 +67,7 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSum
         )
     accelerator = make_accelerator(config)
     method, data = _build(config, accelerator)
+    data = cached(data, config, method.backbone, accelerator)
     if accelerator.is_main_process:
         write_atomically(run_dir / CONFIG, config.save)
     records = fit(method, data, config, run_dir, accelerator, resume=resume)
@@ -115,6 +117,7 @@ def evaluate(
         ValueError: the checkpoint does not fit the configuration.
     """
     method, data, config, accelerator = load_run(run_dir, checkpoint=checkpoint, **changes)
+    data = cached(data, config, method.backbone, accelerator)
     if open_world is None:
         return _score(method, data, split, config, accelerator, protocol)
     return evaluate_open_world(

@@ -1,0 +1,166 @@
+"""Cached features are those of the images, in training and evaluation, whatever happens to them."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch.testing import assert_close
+
+from czsl_sac import Scenes, apply_lora, load_backbone
+from czsl_sac.data.images import ImageDataset, image_transform
+from czsl_sac.training import feature_cache
+from czsl_sac.training.config import (
+    BackboneConfig,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from czsl_sac.training.feature_cache import FeatureCache
+from czsl_sac.training.run import evaluate, train
+
+
+def config(method: str, alignment: str, cache: Path | None) -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig(images_per_pair=1, eval_images_per_pair=1, feature_cache=cache),
+        backbone=BackboneConfig(train_backbone="none"),
+        model=ModelConfig(method=method, alignment=alignment, bank="train", prompt_dropout=0.0),
+        optim=OptimConfig(epochs=1, batch_size=16, lr=1e-2),
+    )
+
+
+def scenes() -> Scenes:
+    return Scenes(images_per_pair=1, eval_images_per_pair=1)
+
+
+def make(folder: Path, *, alone: bool = False, **options) -> FeatureCache:
+    backbone = load_backbone("tiny").requires_grad_(False)
+    return FeatureCache(
+        scenes(), folder, backbone, Accelerator(cpu=True), class_token_alone=alone, **options
+    )
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(feature_cache, "SHARD_BYTES", 4 * 65 * 128 * 10)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_items_are_the_backbones_tokens(tmp_path, small_shards, alone):
+    cache = make(tmp_path, alone=alone)
+    items, images = cache.split("val"), scenes().split("val")
+    assert len(items) == len(images)
+    with torch.no_grad():
+        for index in (0, 9, 10, len(images) - 1, -1):
+            image, target = images[index]
+            tokens = cache._backbone.encode_image(image[None])
+            assert items[index][1] == target
+            assert_close(items[index][0], tokens[0, : 1 if alone else None], rtol=1e-4, atol=1e-5)
+            again = cache._backbone.encode_image(items[index][0][None])
+            assert torch.equal(again[0], items[index][0])
+    with pytest.raises(IndexError, match="out of range for"):
+        items[len(items)]
+    assert torch.equal(cache.candidates("val"), scenes().candidates("val"))
+    folders = list(tmp_path.iterdir())
+    assert len(folders) == 1
+    files = sorted(path.name for path in folders[0].glob("*.safetensors"))
+    assert files[0] == "00000.safetensors"
+    assert len(files) == (1 if alone else -(-len(images) // 10))
+    about = json.loads((folders[0] / "about.json").read_text())
+    assert (about["split"], about["tokens"]) == ("val", "class" if alone else "all")
+
+
+def test_an_interrupted_pass_goes_on_and_a_finished_one_reads_no_image(
+    tmp_path, small_shards, monkeypatch
+):
+    cache = make(tmp_path)
+    before = [item[0] for item in cache.split("val")]
+    (folder,) = tmp_path.iterdir()
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+    lost = folder / "00001.safetensors"
+    lost.unlink()
+    make(tmp_path).split("val")
+    assert {p for p, t in times.items() if p.stat().st_mtime_ns != t} == {lost}
+    assert all(torch.equal(a, b[0]) for a, b in zip(before, cache.split("val"), strict=True))
+    monkeypatch.setattr(cache._backbone, "encode_image", None)
+    cache.split("val")
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_other_weights_precision_or_images_are_other_features(tmp_path):
+    make(tmp_path).split("val")
+    make(tmp_path, precision="bf16").split("val")
+    make(tmp_path, alone=True).split("val")
+    other = make(tmp_path)
+    with torch.no_grad():
+        other._backbone.visual.proj += 0.1
+    replaced = FeatureCache(
+        scenes(), tmp_path, other._backbone, other._accelerator, class_token_alone=False
+    )
+    replaced.split("val")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_fingerprints_of_image_files(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    look = image_transform(8, (0.5,) * 3, (0.2,) * 3)
+    whole = ImageDataset(tmp_path, [("a.png", 0)], look)
+    first = whole.fingerprint()
+    assert first == ImageDataset(tmp_path, [("a.png", 0)], look).fingerprint()
+    others = {
+        ImageDataset(tmp_path, [("a.png", 1)], look).fingerprint(),
+        ImageDataset(tmp_path, [("b.png", 0)], look).fingerprint(),
+        ImageDataset(
+            tmp_path, [("a.png", 0)], image_transform(8, (0.4,) * 3, (0.2,) * 3)
+        ).fingerprint(),
+    }
+    os.utime(tmp_path / "a.png", ns=(1, 1))
+    others.add(whole.fingerprint())
+    assert len(others | {first}) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "alignment"),
+    [("zero-shot", "cls"), ("csp", "cls"), ("coop", "patch_max"), ("sac", "patch_max")],
+)
+def test_a_run_on_cached_features_ends_as_one_on_images(tmp_path, method, alignment):
+    plain = train(config(method, alignment, None), tmp_path / "plain")
+    fast = train(config(method, alignment, tmp_path / "cache"), tmp_path / "fast")
+    assert fast.test.auc == pytest.approx(plain.test.auc, abs=1e-3)
+    for mine, theirs in zip(fast.records, plain.records, strict=True):
+        assert mine["losses"] == pytest.approx(theirs["losses"], rel=1e-3)
+    splits = {path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()}
+    assert splits == ({"test"} if method == "zero-shot" else {"train", "val", "test"})
+    again = evaluate(tmp_path / "fast")
+    assert again.auc == pytest.approx(fast.test.auc, abs=1e-6)
+
+
+def test_what_cannot_be_cached_is_refused(tmp_path):
+    cache = make(tmp_path)
+    with pytest.raises(ValueError, match="augment draws new images in every epoch"):
+        cache.split("train", augment=True)
+    with pytest.raises(ValueError, match="has a vision tower that is trained"):
+        FeatureCache(
+            scenes(),
+            tmp_path,
+            apply_lora(load_backbone("tiny").requires_grad_(False)),
+            Accelerator(cpu=True),
+            class_token_alone=False,
+        )
+    good = config("csp", "cls", tmp_path)
+    for change, message in (
+        ({"backbone": BackboneConfig()}, "one set an image: set train_backbone to none, or"),
+        ({"data": replace(good.data, augment=True)}, "turn augment off"),
+        ({"model": ModelConfig(method="dfsp")}, "take another method: DFSP reads inner states"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(good, **change)
+    assert TrainConfig.from_dict(good.to_dict()) == good
+    backbone = load_backbone("tiny")
+    with pytest.raises(ValueError, match=r"neither images \[B, 3, 64, 64\] nor tokens \[B, 65, 1"):
+        backbone.encode_image(torch.zeros(2, 7, 128))
