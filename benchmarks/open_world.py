@@ -46,7 +46,7 @@ class Options:
     """The two ways on a few images, the whole evaluation, or both."""
     images: int = 5_098
     """Images of the whole evaluation (C-GQA has 5,098 in its test split)."""
-    subset: int = 64
+    subset: int = 16
     """Images on which both ways are compared."""
     batch_size: int = 128
     """Images per batch."""
