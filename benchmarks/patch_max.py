@@ -340,6 +340,7 @@ def draw(path: Path, picture: Path) -> None:
         time.set_ylabel("time by that of mm, forward")
         memory.set_ylabel("peak extra memory, MiB")
         memory.set_yscale("log")
+        memory.set_ylim(bottom=1)
         for axis in (time, memory):
             axis.set_title(", ".join(panel), fontsize=8)
             axis.set_xticks(range(len(shapes)), shapes, fontsize=8)
