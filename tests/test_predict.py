@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from tiny_runs import scenes, tiny_run, write_scenes
 
+from czsl_sac import Scenes
 from czsl_sac.cli import main
 from czsl_sac.reporting.images import find_files
 from czsl_sac.reporting.predictions import marginals
@@ -284,6 +286,21 @@ def test_photographs_are_cropped_as_the_test_images_are(tmp_path: Path) -> None:
     assert batch.images.shape == (1, 3, 64, 64)
     mean, std = (torch.tensor(v) for v in (scenes().mean, scenes().std))
     torch.testing.assert_close(batch.images[0, :, 30, 30], (200 / 255 - mean) / std)
+
+
+def test_the_example_writes_scenes_whose_predictions_are_those_of_the_data_set(
+    tmp_path: Path,
+) -> None:
+    example = runpy.run_path(str(Path(__file__).parent.parent / "examples/scenes_to_predict.py"))
+    first, last = example["write_scenes"](tmp_path / "scenes", 2)
+    predictor = RunPredictor(tiny_run())
+    (batch,) = predictor.batches([first, last])
+    data = Scenes(mean=scenes().mean, std=scenes().std)
+    items = data.split("test")
+    for path, image, index in ((first, batch.images[0], 0), (last, batch.images[1], 959)):
+        expected, target = items[index]
+        torch.testing.assert_close(image, expected)
+        assert path.name == f"{index:03d}_{'_'.join(data.space.pairs[target])}.png"
 
 
 def test_marginals_of_a_name_without_candidates_are_zero() -> None:

@@ -30,6 +30,7 @@ _METRICS = {
     "attribute": "attribute",
     "object": "object",
 }
+_GAPS = {"relative": "relative_modality_gap", "L2": "modality_gap_l2"}
 
 
 def render(report: RunReport) -> str:
@@ -103,20 +104,18 @@ def _result(report: RunReport) -> Iterator[Html]:
         y_label="accuracy on seen compositions, %",
     )
     curve = html.figure(svg, "Seen-unseen curve, exact protocol; the dot is at the best HM")
-    gaps = [table for method in report.methods for table in _gap(method)]
-    yield html.columns(curve, html.join(gaps)) if gaps else curve
+    yield html.columns(curve, *_gaps(report.methods))
 
 
-def _gap(method: Scored) -> Iterator[Html]:
-    """Table of the modality gap, if the method's predictor names its features."""
-    gaps = method.result.modality_gap
-    if gaps:
-        names = list(next(iter(gaps.values())))
-        yield html.table(
-            ["image feature", *(_words(name) for name in names)],
-            [[_words(kind), *(f"{gap[n]:.4f}" for n in names)] for kind, gap in gaps.items()],
-            f"Modality gap between the image features of {method.label} and its texts",
-        )
+def _gaps(methods: list[Scored]) -> Iterator[Html]:
+    rows = [
+        [method.label, kind.replace("_", " "), *(f"{gap[name]:.4f}" for name in _GAPS.values())]
+        for method in methods
+        for kind, gap in method.result.modality_gap.items()
+    ]
+    if rows:
+        caption = "Modality gap between image features and texts"
+        yield html.table(["method", "image feature", *_GAPS], rows, caption, names=2)
 
 
 def _metrics(result: CZSLResult) -> list[str]:
@@ -284,10 +283,6 @@ def _configuration(report: RunReport) -> Iterator[Html]:
         for group, options in groups.items()
     ]
     yield html.folded("All options", html.table([], [("seed", seed)]), html.columns(*parts))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _value(value: object) -> str:
