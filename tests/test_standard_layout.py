@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from photographs import LOOK
 from PIL import Image
 
+from czsl_sac.backbones import load_backbone
 from czsl_sac.data.counts import TAB7_COUNTS
 from czsl_sac.data.images import image_transform
 from czsl_sac.data.standard import METADATA, SPLIT, StandardLayout, read_pairs
+from czsl_sac.training.build import build_data
+from czsl_sac.training.config import DataConfig
 
 SHARED = Path(__file__).parents[1].parent / "shared/data"
 FRUIT = SHARED / "fruit-ripeness"
-LOOK = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 PAIRS = {
     "train": ["ripe apple", "unripe mango", "ripe mango"],
@@ -195,6 +198,22 @@ def test_metadata_in_the_old_format_of_torch_save_is_read(root: Path) -> None:
     path = root / METADATA
     records = torch.load(path, weights_only=True)
     torch.save(records, path, _use_new_zipfile_serialization=False)
+    assert StandardLayout(root, name="fruit", **LOOK).records == wanted
+
+
+def test_files_may_be_a_folder_in_the_standard_layout(root: Path) -> None:
+    config = DataConfig(dataset="files", data_root=root)
+    data = build_data(config, load_backbone("tiny"))
+    assert isinstance(data, StandardLayout)
+    assert (data.name, data.split("val")[0][0].shape) == (root.name, (3, 64, 64))
+
+
+def test_other_keys_of_a_record_mean_nothing(root: Path) -> None:
+    wanted = StandardLayout(root, name="fruit", **LOOK).records
+    records = torch.load(root / METADATA, weights_only=True)
+    for record in records:
+        record["_image"] = "where UT-Zappos had it before.jpg"
+    torch.save(records, root / METADATA)
     assert StandardLayout(root, name="fruit", **LOOK).records == wanted
 
 
