@@ -1,5 +1,6 @@
 """What the README and the docs show runs, and names options and settings that exist."""
 
+import ast
 import dataclasses
 import re
 import shlex
@@ -39,6 +40,22 @@ def test_python_on_the_pages_runs(page: Path, code: str) -> None:
     tensors = [value for value in names.values() if isinstance(value, torch.Tensor)]
     assert tensors
     assert all(tensor.isfinite().all() for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [
+        pytest.param(page, code, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, code in enumerate(blocks(page, "py"))
+    ],
+)
+def test_python_that_needs_a_download_names_what_exists(page: Path, code: str) -> None:
+    """Blocks marked `py` take weights or a run that are not here: their imports alone run."""
+    tree = ast.parse(code)
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom | ast.Import)]
+    assert imports
+    exec(compile(ast.Module(imports, []), str(page), "exec"), {})
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
