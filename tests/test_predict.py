@@ -309,3 +309,30 @@ def test_marginals_of_a_name_without_candidates_are_zero() -> None:
     assert attribute.shape == (2, 12)
     assert attribute.sum(1).tolist() == obj.sum(1).tolist() == [1.0, 1.0]
     assert attribute[0, space.pair_indices[0, 0]] == 1
+
+
+def test_a_run_predicts_where_its_data_set_is_gone(
+    capsys: pytest.CaptureFixture[str], images: list[Path], tmp_path: Path
+) -> None:
+    expected, _ = predicted(capsys, tiny_run(), images[0])
+    run = shutil.copytree(tiny_run(), tmp_path / "run")
+    config = json.loads((run / CONFIG).read_text("utf-8"))
+    config["data"].update(dataset="files", data_root=str(tmp_path / "gone"))
+    (run / CONFIG).write_text(json.dumps(config), "utf-8")
+    assert predicted(capsys, run, images[0])[0] == expected
+    with pytest.raises(FileNotFoundError, match="gone"):
+        load_run(run)
+    with pytest.raises(FileNotFoundError, match="gone"):  # the bank has to be filled anew
+        load_method(run, checkpoint="last")
+    (run / SPACE).unlink()
+    with pytest.raises(FileNotFoundError, match=r"no compositions at .*space.json: train the run"):
+        load_method(run)
+
+
+def test_a_data_set_with_other_compositions_is_refused(tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run(), tmp_path / "run")
+    space = json.loads((run / SPACE).read_text("utf-8"))
+    space["seen"].pop()  # the weights fit all the same
+    (run / SPACE).write_text(json.dumps(space), "utf-8")
+    with pytest.raises(ValueError, match="the data set has changed since the run in .* trained"):
+        load_run(run)

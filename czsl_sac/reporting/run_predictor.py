@@ -14,13 +14,13 @@ from czsl_sac.reporting.predictions import (
     top_predictions,
 )
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run import CONFIG, load_run
+from czsl_sac.training.run import CONFIG, load_method
 
 
 class RunPredictor:
     """Names the compositions of image files by a run that `czsl-sac train` made.
 
-    A memory bank is used as the training images filled it; with `adapt` it goes on learning from
+    The run's data set need not be there. A memory bank is used as the training images filled it; with `adapt` it goes on learning from
     what is predicted.
 
     Args:
@@ -38,7 +38,7 @@ class RunPredictor:
         unreadable: what is wrong with each file met so far that could not be predicted.
 
     Raises:
-        FileNotFoundError: the folder holds no run, or its data set is not there.
+        FileNotFoundError: the folder holds no run.
         ValueError: an option does not fit the run.
         ImportError: pictures are asked for and matplotlib is not installed.
     """
@@ -56,9 +56,9 @@ class RunPredictor:
         if heatmaps is not None:
             require_matplotlib("heat maps")
         changes = _bank(TrainConfig.load(run_dir / CONFIG), adapt)
-        loaded = load_run(run_dir, checkpoint=checkpoint, **changes)
-        self.method, data, self.config, self.accelerator = loaded
-        self.space = candidate_space(data.space, candidates)
+        loaded = load_method(run_dir, checkpoint=checkpoint, **changes)
+        self.method, self.config, self.accelerator = loaded
+        self.space = candidate_space(self.method.space, candidates)
         self.unreadable: list[str] = []
         self._explained: int | None = None
         if heatmaps_for is not None:

@@ -1,5 +1,7 @@
 """A run: train from a configuration into a folder, and evaluate that folder."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -7,11 +9,14 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
 
+from czsl_sac.backbones import CLIPBackbone
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.files import save_tensors, write_atomically
 from czsl_sac.methods import CZSLMethod
+from czsl_sac.space import CompositionSpace
 from czsl_sac.training.build import build_backbone, build_data, build_method
 from czsl_sac.training.checkpoints import load_progress, load_weights
 from czsl_sac.training.config import TrainConfig
@@ -20,7 +25,7 @@ from czsl_sac.training.loop import BEST, LAST, MEMORY, fit, training_images
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.scoring import Protocol, evaluate_method
 
-CONFIG = "config.json"
+CONFIG, SPACE = "config.json", "space.json"
 INFERENCE_OPTIONS = ("bank", "beta", "gamma")
 """Options of the method that only inference reads, so that they may change after training."""
 
@@ -66,9 +71,13 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSum
             f"{run_dir} already holds a run: pass --resume to continue it, or another --run-dir"
         )
     accelerator = make_accelerator(config)
-    method, data = _build(config, accelerator)
-    data = cached(data, config, method.backbone, accelerator)
+    backbone = _backbone(config)
+    data = build_data(config.data, backbone)
+    method = build_method(config, backbone, data.space).to(accelerator.device)
+    data = cached(data, config, backbone, accelerator)
     if accelerator.is_main_process:
+        space = json.dumps(data.space.to_dict(), ensure_ascii=False)
+        write_atomically(run_dir / SPACE, lambda path: path.write_text(space, "utf-8"))
         write_atomically(run_dir / CONFIG, config.save)
     records = fit(method, data, config, run_dir, accelerator, resume=resume)
     if not method.stages and accelerator.is_main_process:
@@ -135,7 +144,7 @@ def evaluate(
 def load_run(
     run_dir: Path, *, checkpoint: Literal["best", "last"] = "best", **changes: Any
 ) -> tuple[CZSLMethod, CZSLData, TrainConfig, Accelerator]:
-    """Return a run's method with its trained weights and memory, ready to predict.
+    """Return a run's method, ready to predict, and its data set.
 
     Args:
         run_dir: folder that `train` wrote.
@@ -144,6 +153,38 @@ def load_run(
 
     Returns:
         The method in evaluation mode, the data set, the configuration and the accelerator.
+
+    Raises:
+        FileNotFoundError: the folder holds no run or no such checkpoint, or the data set is not
+            there.
+        ValueError: the checkpoint does not fit the configuration, or the data set has other
+            compositions than the run was trained with.
+    """
+    method, config, accelerator = load_method(run_dir, checkpoint=checkpoint, **changes)
+    data = build_data(config.data, method.backbone)
+    if data.space != method.space:
+        raise ValueError(
+            f"the data set has changed since the run in {run_dir} was trained: {data.space} now, "
+            f"{method.space} then; train again, or point --data-root to what it was."
+        )
+    return method, data, config, accelerator
+
+
+def load_method(
+    run_dir: Path, *, checkpoint: Literal["best", "last"] = "best", **changes: Any
+) -> tuple[CZSLMethod, TrainConfig, Accelerator]:
+    """Return a run's method with its trained weights and memory, ready to predict.
+
+    The data set need not be there, unless a memory bank has to be filled anew from its training
+    images; see `evaluate`.
+
+    Args:
+        run_dir: folder that `train` wrote.
+        checkpoint: `"best"` by validation AUC, or `"last"`.
+        changes: options of inference that differ from the run's own; see `evaluate`.
+
+    Returns:
+        The method in evaluation mode, the configuration and the accelerator.
 
     Raises:
         FileNotFoundError: the folder holds no run or no such checkpoint.
@@ -158,7 +199,8 @@ def load_run(
         )
     config = config.with_model(**changes)
     accelerator = make_accelerator(config)
-    method, data = _build(config, accelerator)
+    backbone = _backbone(config)
+    method = build_method(config, backbone, _space(run_dir)).to(accelerator.device)
     if checkpoint == "best":
         method.load_trained_state(load_weights(run_dir / BEST))
     else:
@@ -169,8 +211,15 @@ def load_run(
         if checkpoint == "best" and memory:
             method.load_memory_state(memory)
         else:
-            method.fill_memory(training_images(data, config, accelerator))
-    return method, data, config, accelerator
+            method.fill_memory(_training_images(backbone, config, accelerator))
+    return method, config, accelerator
+
+
+def _training_images(
+    backbone: CLIPBackbone, config: TrainConfig, accelerator: Accelerator
+) -> Iterator[Tensor]:
+    """The training images of a run; the data set is opened when the first is asked for."""
+    yield from training_images(build_data(config.data, backbone), config, accelerator)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -184,11 +233,20 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(mixed_precision=config.optim.precision, kwargs_handlers=[unused])
 
 
-def _build(config: TrainConfig, accelerator: Accelerator) -> tuple[CZSLMethod, CZSLData]:
+def _backbone(config: TrainConfig) -> CLIPBackbone:
     torch.manual_seed(config.seed)
-    backbone = build_backbone(config.backbone)
-    data = build_data(config.data, backbone)
-    return build_method(config, backbone, data.space).to(accelerator.device), data
+    return build_backbone(config.backbone)
+
+
+def _space(run_dir: Path) -> CompositionSpace:
+    """The compositions that the run was trained with."""
+    path = run_dir / SPACE
+    if not path.is_file():
+        raise FileNotFoundError(f"no compositions at {path}: train the run again")
+    try:
+        return CompositionSpace.from_dict(json.loads(path.read_text("utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold compositions ({error}): train again") from error
 
 
 def _score(
