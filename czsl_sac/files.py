@@ -19,7 +19,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path: the file to make or replace.
         write: receives the temporary path. If it fails, `path` stays as it was.
 
-    Example:
+    Examples:
         >>> folder = Path(tempfile.mkdtemp())
         >>> write_atomically(folder / "a.txt", lambda p: p.write_text("whole"))
         >>> [p.name for p in folder.iterdir()], (folder / "a.txt").read_text()

@@ -29,7 +29,7 @@ class CompositionSpace:
         ValueError: a list is empty, a name or a pair comes twice, a pair holds an unknown name, or
             a seen pair is not among `pairs`.
 
-    Example:
+    Examples:
         >>> space = CompositionSpace(
         ...     ["ripe", "unripe"], ["apple", "mango"],
         ...     pairs=[("ripe", "apple"), ("ripe", "mango"), ("unripe", "apple")],
@@ -96,7 +96,7 @@ class CompositionSpace:
         Pairs, attributes and objects are the sorted unions of the three lists (a pair may stand in
         several lists); seen are the pairs of `train`.
 
-        Example:
+        Examples:
             >>> CompositionSpace.closed_world(
             ...     train=[("ripe", "mango"), ("unripe", "apple")], test=[("ripe", "apple")]
             ... ).pairs

@@ -44,7 +44,7 @@ def count_data(
         pairs: compositions of each split; those of `"train"` are seen.
         images: how many images each split has.
 
-    Example:
+    Examples:
         >>> pairs = {"train": [("ripe", "fig")], "val": [("raw", "fig")], "test": [("ripe", "fig")]}
         >>> counts = count_data(pairs, {"train": 9, "val": 5, "test": 4})
         >>> counts["attributes"], counts["val unseen pairs"], counts["test images"]
@@ -71,7 +71,7 @@ def differences_from_tab7(name: str, counts: Mapping[str, int]) -> list[str]:
         name: of the data set; one that Tab. 7 does not name differs in nothing.
         counts: as `count_data` gives them.
 
-    Example:
+    Examples:
         >>> differences_from_tab7("cgqa", {**TAB7_COUNTS["cgqa"], "val images": 7279})
         ['val images 7279 instead of 7280 (-1)']
     """

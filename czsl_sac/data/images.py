@@ -25,7 +25,7 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UnreadableImageError: the file is missing, cut short, or no image.
 
-    Example:
+    Examples:
         >>> read_image(Path("nowhere/apple.jpg"))
         Traceback (most recent call last):
             ...
@@ -114,7 +114,7 @@ def image_transform(
         std: divides each colour afterwards.
         augment: for training.
 
-    Example:
+    Examples:
         >>> transform = image_transform(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         >>> transform(Image.new("RGB", (300, 260))).shape
         torch.Size([3, 224, 224])

@@ -121,7 +121,7 @@ def some(items: Sequence[str], limit: int = 3) -> str:
         items: what is told.
         limit: at most so many are named.
 
-    Example:
+    Examples:
         >>> some(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], limit=2)
         'a.jpg, b.jpg and 2 more'
     """

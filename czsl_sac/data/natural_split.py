@@ -113,7 +113,7 @@ def natural_split(
         ValueError: there are too few compositions or images, or a composition cannot keep an image
             of its own.
 
-    Example:
+    Examples:
         >>> pairs = [(a, o) for a in ("ripe", "green") for o in ("apple", "fig", "pear")] * 5
         >>> splits = natural_split(pairs, range(30))
         >>> seen = {pair for split, pair in zip(splits, pairs) if split == "train"}

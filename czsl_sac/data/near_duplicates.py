@@ -30,7 +30,7 @@ def near_pairs(
     Yields:
         Indices `i` and `j` of the pairs of a chunk, `i < j`.
 
-    Example:
+    Examples:
         >>> hashes = np.array([0b0001, 0b0011, 0b1100], dtype=np.uint64)
         >>> [(i.tolist(), j.tolist()) for i, j in near_pairs(hashes, 1)]
         [([0], [1])]
@@ -57,7 +57,7 @@ def group_near_duplicates(
     Returns:
         `[n]`, numbers from 0 on.
 
-    Example:
+    Examples:
         >>> hashes = np.array([0b0001, 0b11111, 0b0011, 0b0111], dtype=np.uint64)
         >>> group_near_duplicates(hashes, 1).tolist()
         [0, 1, 0, 0]

@@ -73,7 +73,7 @@ def difference_hash(image: Image.Image) -> int:
     Args:
         image: of any size and mode.
 
-    Example:
+    Examples:
         >>> ramp = Image.linear_gradient("L").rotate(90)  # brighter to the right
         >>> f"{difference_hash(ramp):x}"
         'ffffffffffffffff'

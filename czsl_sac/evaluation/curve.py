@@ -58,7 +58,7 @@ def exact_curve(contest: Contest) -> Curve:
     its bias is their midpoint; the first point (bias -inf) and the last (bias +inf) are the ends,
     where every prediction is seen, or unseen. A score of -inf is masked: no bias lifts it.
 
-    Example:
+    Examples:
         >>> scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in {
         ...     "target_score": [3, 1], "seen_rival": [1, 2], "seen_before": [-torch.inf] * 2,
         ...     "unseen_rival": [1, 0], "unseen_before": [-torch.inf] * 2, "seen_any": [3, 2],

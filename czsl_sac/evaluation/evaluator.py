@@ -53,7 +53,7 @@ class CZSLEvaluator:
         ValueError: an argument has another value than described, or the candidates hold no seen or
             no unseen composition.
 
-    Example:
+    Examples:
         >>> space = CompositionSpace.closed_world(
         ...     train=[("ripe", "apple"), ("old", "pear")], test=[("old", "apple")])
         >>> space.pairs

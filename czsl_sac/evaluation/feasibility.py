@@ -34,7 +34,7 @@ def feasibility_scores(
     Raises:
         ValueError: the features do not fit the space, are not finite, or hold a zero vector.
 
-    Example:
+    Examples:
         >>> space = CompositionSpace.closed_world(
         ...     [("ripe", "apple"), ("ripe", "pear"), ("old", "apple"), ("old", "car")]
         ... ).open_world()
@@ -101,7 +101,7 @@ def mask_infeasible(
     Returns:
         `[B, C]`, a new tensor.
 
-    Example:
+    Examples:
         >>> logits, scores = torch.tensor([[2.0, 3.0, 4.0]]), torch.tensor([0.0, 0.3, -0.1])
         >>> seen = torch.tensor([True, False, False])
         >>> mask_infeasible(logits, scores, 0.2, seen)

@@ -30,7 +30,7 @@ class ModalityGap:
     Raises:
         ValueError: fewer than two texts, or a zero or non-finite vector.
 
-    Example:
+    Examples:
         >>> gap = ModalityGap(torch.eye(2))
         >>> gap.update(torch.tensor([[3.0, 4.0], [4.0, 3.0]]), torch.tensor([1, 0]))
         >>> round(gap.relative(), 4), round(gap.l2(), 4)
@@ -137,7 +137,7 @@ def relative_modality_gap(image_features: Tensor, text_features: Tensor, match: 
         TypeError: `match` is not integer.
         ValueError: shapes that do not fit, a zero or non-finite vector, N or M below 2.
 
-    Example:
+    Examples:
         >>> two = torch.eye(2)
         >>> relative_modality_gap(two, two, torch.tensor([0, 1]))
         0.0
@@ -159,7 +159,7 @@ def modality_gap_l2(image_features: Tensor, text_features: Tensor) -> float:
     Raises:
         ValueError: shapes that do not fit, no row, a zero or non-finite vector.
 
-    Example:
+    Examples:
         >>> modality_gap_l2(torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))
         2.0
     """

@@ -44,7 +44,7 @@ class CZSLResult:
         modality_gap: `relative_modality_gap` and `modality_gap_l2` of each kind of image feature,
             by its name; empty where no features were seen.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> curve = {name: np.array([0.5, 0.0]) for name in ("bias", "seen", "unseen")}
         >>> result = CZSLResult(0.5, 0.25, 0.2, 0.1, 0.6, 0.7, curve, 1.5, "exact", 8, 4)

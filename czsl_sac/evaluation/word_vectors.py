@@ -37,7 +37,7 @@ def read_word_vectors(
         FileNotFoundError: there is no such file.
         ValueError: words are missing (all are named), or a line cannot be read.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp(), "vectors.txt")
         >>> _ = file.write_text("faux 1 0\\nfur 0 1\\nnubuck 2 2\\ngrainy 4 0\\n")

@@ -23,7 +23,7 @@ def token_similarities(tokens: Tensor, text: Tensor) -> Tensor:
     Raises:
         ValueError: a shape does not fit.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> token_similarities(tokens, torch.tensor([[3.0, 4.0]])).squeeze(-1)
         tensor([[3., 4.]])
@@ -47,7 +47,7 @@ def patch_max_reference(tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: a shape does not fit, or there is no token to take the maximum over.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> values, indices = patch_max_reference(tokens, torch.tensor([[3.0, 4.0], [2.0, 1.0]]))
         >>> values, indices
@@ -73,7 +73,7 @@ def weighted_similarity(tokens: Tensor, text: Tensor, weights: Tensor) -> Tensor
     Raises:
         ValueError: a shape does not fit.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> weighted_similarity(tokens, torch.tensor([[3.0, 4.0]]), torch.full((1, 2), 0.5))
         tensor([[3.5000]])
@@ -100,7 +100,7 @@ def class_token_similarity(tokens: Tensor, text: Tensor) -> Tensor:
     Raises:
         ValueError: a shape does not fit.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> class_token_similarity(tokens, torch.tensor([[3.0, 4.0]]))
         tensor([[3.]])
@@ -119,7 +119,7 @@ def feature_similarity(features: Tensor, text: Tensor) -> Tensor:
     Returns:
         `[B, C]`.
 
-    Example:
+    Examples:
         >>> feature_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
         tensor([[3.]])
     """
@@ -142,7 +142,7 @@ def blend_similarities(sparse: Tensor, class_token: Tensor, class_weight: float)
     Raises:
         ValueError: W lies outside [0, 1].
 
-    Example:
+    Examples:
         >>> blend_similarities(torch.tensor([[0.4]]), torch.tensor([[0.2]]), 0.5)
         tensor([[0.3000]])
     """
@@ -157,7 +157,7 @@ def blend_similarities(sparse: Tensor, class_token: Tensor, class_weight: float)
 def check_tokens_and_text(tokens: Tensor, text: Tensor) -> None:
     """Raise ValueError unless tokens is `[B, T, D]` and text `[C, D]` or `[B, C, D]`.
 
-    Example:
+    Examples:
         >>> check_tokens_and_text(torch.zeros(2, 5, 8), torch.zeros(3, 8))
     """
     if tokens.dim() != 3:

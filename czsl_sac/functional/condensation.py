@@ -24,7 +24,7 @@ def condense_tokens(
     Raises:
         ValueError: D is no multiple of `num_heads`.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> gathered, attention = condense_tokens(torch.zeros(1, 2), tokens, tokens, num_heads=1)
         >>> gathered, attention

@@ -35,7 +35,7 @@ def combine_primitives(path: PathProbabilities, pairs: Tensor) -> Tensor:
     Raises:
         ValueError: `pairs` does not fit the compositions.
 
-    Example:
+    Examples:
         >>> path = PathProbabilities(
         ...     torch.tensor([[0.6, 0.4]]), torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0]])
         ... )
@@ -78,7 +78,7 @@ def fuse_predictions(
     Raises:
         ValueError: β or γ is out of range, `pairs` is missing, or the shapes differ.
 
-    Example:
+    Examples:
         >>> sa, vac = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.5, 0.5]])
         >>> bank = torch.tensor([[0.2, 0.8]])
         >>> fuse_predictions(sa, vac, bank, beta=0.5, gamma=0.5)

@@ -16,7 +16,7 @@ def composition_probabilities(similarities: Tensor, temperature: float | Tensor)
     Returns:
         `[B, C]`, float32 (float64 for float64 inputs), rows summing to one.
 
-    Example:
+    Examples:
         >>> composition_probabilities(torch.tensor([[0.01, 0.0]]), 0.01)
         tensor([[0.7311, 0.2689]])
     """
@@ -36,7 +36,7 @@ def alignment_loss(
     Returns:
         Scalar, in nats.
 
-    Example:
+    Examples:
         >>> alignment_loss(torch.tensor([[0.01, 0.0]]), torch.tensor([0]), 0.01)
         tensor(0.3133)
     """
@@ -54,7 +54,7 @@ def base_loss(composition: Tensor, attribute: Tensor, object: Tensor) -> Tensor:
     Returns:
         Scalar.
 
-    Example:
+    Examples:
         >>> base_loss(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0))
         tensor(6.)
     """
@@ -77,7 +77,7 @@ def distillation_loss(condenser_logits: Tensor, alignment_logits: Tensor) -> Ten
     Raises:
         ValueError: the shapes differ.
 
-    Example:
+    Examples:
         >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
         >>> distillation_loss(student, teacher)
         tensor(0.1201)
@@ -108,7 +108,7 @@ def condenser_loss(base: Tensor, distillation: Tensor, alpha: float) -> Tensor:
     Raises:
         ValueError: α lies outside [0, 1].
 
-    Example:
+    Examples:
         >>> condenser_loss(torch.tensor(2.0), torch.tensor(1.0), alpha=0.9)
         tensor(1.1000)
     """
@@ -127,7 +127,7 @@ def total_loss(base: Tensor, condenser: Tensor) -> Tensor:
     Returns:
         Scalar.
 
-    Example:
+    Examples:
         >>> total_loss(torch.tensor(2.0), torch.tensor(1.0))
         tensor(3.)
     """

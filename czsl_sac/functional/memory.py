@@ -42,7 +42,7 @@ def prediction_entropy(probabilities: Tensor) -> Tensor:
     Returns:
         `[...]` in nats, between 0 and ln C; float32 (float64 for float64 inputs).
 
-    Example:
+    Examples:
         >>> prediction_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
         tensor([0.6931, 0.0000])
     """
@@ -65,7 +65,7 @@ def start_memory(
     Raises:
         ValueError: a shape, the capacity or `text_slot` does not fit.
 
-    Example:
+    Examples:
         >>> start_memory(torch.tensor([[3.0, 4.0]]), capacity=2).features
         tensor([[[0.6000, 0.8000],
                  [0.0000, 0.0000]]])
@@ -113,7 +113,7 @@ def store_sample(
     Raises:
         ValueError: `text_slot` is unknown.
 
-    Example:
+    Examples:
         >>> slots = start_memory(torch.eye(2), capacity=1)
         >>> slots, stored = store_sample(slots, torch.tensor([0.0, 2.0]), 0, 0.3, arrival=0)
         >>> stored, slots.features[0].tolist()
@@ -166,7 +166,7 @@ def retrieve_prototypes(
     Raises:
         ValueError: a shape does not fit, a composition is empty or `empty_slots` is unknown.
 
-    Example:
+    Examples:
         >>> slots = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
         >>> valid = torch.tensor([[True, False]])
         >>> retrieve_prototypes(torch.tensor([[0.0, 1.0]]), slots, valid)
@@ -223,7 +223,7 @@ def memory_logits(
     Raises:
         ValueError: as for `retrieve_prototypes`.
 
-    Example:
+    Examples:
         >>> slots = start_memory(torch.eye(2), capacity=3)
         >>> memory_logits(
         ...     torch.tensor([[3.0, 4.0]]), slots.features, slots.valid, temperature=1.0
@@ -268,7 +268,7 @@ def prototype_similarities(
     Returns:
         `[K, B]`, cosines if `gram` is given.
 
-    Example:
+    Examples:
         >>> slots, v = torch.eye(2).unsqueeze(0), torch.tensor([[1.0], [0.0]])
         >>> taken, gram = torch.ones(1, 2, dtype=torch.bool), slots @ slots.mT
         >>> prototype_similarities(slots @ v, taken, retrieval_temperature=1.0)
@@ -294,7 +294,7 @@ def prototype_similarities(
 def text_entropy(text_slot: TextSlot) -> float:
     """Return the entropy that the text's slot counts with: +inf, or -inf if it is permanent.
 
-    Example:
+    Examples:
         >>> text_entropy("until_full")
         inf
     """
@@ -304,7 +304,7 @@ def text_entropy(text_slot: TextSlot) -> float:
 def check_start(text: Tensor, capacity: int, text_slot: str) -> None:
     """Raise ValueError unless a bank can start from these.
 
-    Example:
+    Examples:
         >>> check_start(torch.ones(5, 8), 16, "first_replaced")
     """
     check_choice("text_slot", text_slot, TextSlot)
@@ -330,7 +330,7 @@ def check_start(text: Tensor, capacity: int, text_slot: str) -> None:
 def check_choice(name: str, value: str, choices: object) -> None:
     """Raise ValueError unless the value is one of the literals.
 
-    Example:
+    Examples:
         >>> check_choice("empty_slots", "zeros", EmptySlots)
     """
     if value not in get_args(choices):
@@ -341,7 +341,7 @@ def check_choice(name: str, value: str, choices: object) -> None:
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless the value is positive and finite.
 
-    Example:
+    Examples:
         >>> check_positive("temperature", 0.01)
     """
     if not 0 < value < float("inf"):

@@ -13,7 +13,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     Returns:
         The same values, float32 or float64.
 
-    Example:
+    Examples:
         >>> at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype
         torch.float32
     """

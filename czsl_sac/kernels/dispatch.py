@@ -44,7 +44,7 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
         ValueError: a shape, dtype or device does not fit, there is no token to take the
             maximum over, or `impl` cannot serve these inputs.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> patch_max(tokens, torch.tensor([[3.0, 4.0], [2.0, 1.0]]))
         (tensor([[4., 2.]]), tensor([[1, 0]]))
@@ -69,7 +69,7 @@ def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Te
     Raises:
         ValueError: as for `patch_max`.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> patch_max_values(tokens, torch.tensor([[3.0, 4.0], [2.0, 1.0]]))
         tensor([[4., 2.]])

@@ -19,7 +19,7 @@ class CoOp(PromptTuning):
         alignment: `"cls"` (Eq. 1, the published way), `"patch_max"` (Eq. 2), or a head.
         template: words that the context starts from, any number.
 
-    Example:
+    Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
         >>> model = CoOp(load_backbone("tiny").requires_grad_(False), space)

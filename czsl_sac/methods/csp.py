@@ -20,7 +20,7 @@ class CSP(PromptTuning):
         template: words of the prompt, fixed.
         dropout: probability of zeroing an entry of the vectors in training.
 
-    Example:
+    Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
         >>> model = CSP(load_backbone("tiny").requires_grad_(False), space)

@@ -88,7 +88,7 @@ class DFSP(CZSLMethod):
     Raises:
         ValueError: an option is unknown or out of range.
 
-    Example:
+    Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world(
         ...     train=[("red", "cat"), ("blue", "star")], test=[("red", "star")]

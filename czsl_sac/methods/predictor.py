@@ -191,7 +191,7 @@ def token_features(aligner: Aligner, tokens: Tensor, text: Tensor) -> dict[str, 
     Returns:
         `"class_token"` and, where it is another, `"aligned"`, `[B, D]` each.
 
-    Example:
+    Examples:
         >>> from czsl_sac import PatchMaxAligner
         >>> tokens, text = torch.eye(3)[None, :2], torch.tensor([[0.0, 0.8, 0.6]])
         >>> features = token_features(PatchMaxAligner(), tokens, text)

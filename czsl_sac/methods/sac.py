@@ -88,7 +88,7 @@ class SAC(CZSLMethod):
     Raises:
         ValueError: an option is unknown or out of range, or there is a bank but no condenser.
 
-    Example:
+    Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world(
         ...     train=[("red", "circle"), ("blue", "star")], test=[("red", "star")]

@@ -58,7 +58,7 @@ class Troika(CZSLMethod):
     Raises:
         ValueError: an option is unknown or out of range.
 
-    Example:
+    Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> from czsl_sac.backbones.adaptformer import apply_adaptformer
         >>> space = CompositionSpace.closed_world(
@@ -226,7 +226,7 @@ class Disentangler(nn.Module):
     Shape:
         `[B, T, D]` → `[B, T, D]`, non-negative.
 
-    Example:
+    Examples:
         >>> Disentangler(8)(torch.randn(3, 5, 8)).shape
         torch.Size([3, 5, 8])
     """

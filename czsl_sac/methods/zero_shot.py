@@ -19,7 +19,7 @@ class ZeroShotCLIP(CZSLMethod):
         alignment: `"cls"` (Eq. 1, the published way), `"patch_max"` (Eq. 2), or a head.
         template: words before the attribute.
 
-    Example:
+    Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "circle"), ("blue", "star")])
         >>> model = ZeroShotCLIP(load_backbone("tiny"), space)

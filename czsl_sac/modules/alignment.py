@@ -142,7 +142,7 @@ class PatchMaxAligner(Aligner):
     Raises:
         ValueError: an option is unknown, out of range or missing.
 
-    Example:
+    Examples:
         >>> aligner = PatchMaxAligner(temperature=0.01)
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
         >>> text = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
@@ -248,7 +248,7 @@ class AttentionScores(nn.Module):
     Shape:
         tokens `[B, T, D]` → `[B, T, heads]`.
 
-    Example:
+    Examples:
         >>> AttentionScores(dim=8, num_heads=2)(torch.zeros(3, 5, 8)).shape
         torch.Size([3, 5, 2])
     """
@@ -282,7 +282,7 @@ class ClassTokenAligner(Aligner):
     Raises:
         ValueError: τ is not positive.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
         >>> ClassTokenAligner(temperature=0.01)(tokens, torch.tensor([[0.6, 0.8]]))
         tensor([[60.0000]])
@@ -323,7 +323,7 @@ def build_aligner(
     Raises:
         ValueError: an option is unknown.
 
-    Example:
+    Examples:
         >>> build_aligner("cls", 0.01)
         ClassTokenAligner(temperature=0.01)
     """

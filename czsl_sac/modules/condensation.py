@@ -28,7 +28,7 @@ class VisualCondenser(nn.Module):
     Shape:
         tokens `[B, T, D]` → v_q `[B, D]` of unit norm (, attention `[B, T]`).
 
-    Example:
+    Examples:
         >>> condenser = VisualCondenser(dim=128, num_blocks=2)
         >>> feature, attention = condenser(torch.randn(4, 65, 128), return_attention=True)
         >>> feature.shape, attention.shape, bool(torch.allclose(feature.norm(dim=1), torch.ones(4)))
@@ -107,7 +107,7 @@ class CondenserBlock(nn.Module):
         feature `[B, D]`, normed tokens `[B, T, D]` → feature `[B, D]`, attention
         `[B, H, T]`.
 
-    Example:
+    Examples:
         >>> block = CondenserBlock(dim=8, num_heads=2, mlp_ratio=4.0, dropout=0.0)
         >>> feature, attention = block(torch.zeros(3, 8), torch.ones(3, 5, 8))
         >>> attention.shape

@@ -38,7 +38,7 @@ def align_in_chunks(
     Raises:
         ValueError: `chunk_size` is below 1.
 
-    Example:
+    Examples:
         >>> from czsl_sac.modules import ClassTokenAligner
         >>> tokens, text = torch.randn(2, 5, 8), torch.randn(7, 8)
         >>> def shifted(text):
@@ -69,7 +69,7 @@ def own_texts(texts: Tensor) -> Tensor:
     Returns:
         `[B, D]`, text i as image i sees it.
 
-    Example:
+    Examples:
         >>> own_texts(torch.arange(8).view(2, 2, 2))
         tensor([[0, 1],
                 [6, 7]])

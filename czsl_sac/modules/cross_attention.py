@@ -34,7 +34,7 @@ class CrossAttention(nn.Module):
     Shape:
         query `[..., n, W]`, context `[..., T, W]` → `[..., n, W]`; leading sizes broadcast.
 
-    Example:
+    Examples:
         >>> attention = CrossAttention(8, num_heads=2)
         >>> context = attention.keys_values(torch.zeros(3, 5, 8))
         >>> attention(torch.zeros(4, 8), context).shape

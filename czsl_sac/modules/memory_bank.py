@@ -67,7 +67,7 @@ class EntropyMemoryBank(nn.Module):
         ValueError: text is not a floating-point `[C, D]` of usable rows, a number is out of
             range or an option is unknown.
 
-    Example:
+    Examples:
         >>> bank = EntropyMemoryBank(torch.eye(2), capacity=4, temperature=0.5)
         >>> image = torch.tensor([[0.6, 0.8]])
         >>> bank(image)
@@ -265,7 +265,7 @@ class EntropyMemoryBank(nn.Module):
         Raises:
             ValueError: a size or an index does not fit.
 
-        Example:
+        Examples:
             >>> seen = EntropyMemoryBank(torch.eye(3)[:2], capacity=4)
             >>> seen.update(torch.eye(3)[2:], torch.tensor([[0.9, 0.1]]))
             1

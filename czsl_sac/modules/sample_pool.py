@@ -41,7 +41,7 @@ class SamplePool(nn.Module):
         like: tensor whose dtype and device the features take, `[..., D]`.
         capacity: N, the samples kept per class.
 
-    Example:
+    Examples:
         >>> pool = SamplePool(torch.empty(2), capacity=1)
         >>> first = torch.tensor([0])
         >>> pool.offer(torch.tensor([[1.0, 0.0]]), first, torch.tensor([0.5]), arrivals=first)

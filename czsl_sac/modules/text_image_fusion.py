@@ -39,7 +39,7 @@ class TextImageFusion(nn.Module):
     Raises:
         ValueError: `fusion` is unknown.
 
-    Example:
+    Examples:
         >>> fusion = TextImageFusion(16, 8, 5, prompt_length=3, num_primitives=4)
         >>> primitives = torch.randn(4, 3, 8)
         >>> fusion.image(torch.randn(2, 5, 16), primitives).shape
@@ -130,7 +130,7 @@ class CrossBlock(nn.Module):
     Shape:
         x `[..., n, W]`, y `[..., m, W]` → `[..., n, W]`; leading sizes broadcast.
 
-    Example:
+    Examples:
         >>> CrossBlock(8)(torch.zeros(2, 5, 8), torch.zeros(3, 8)).shape
         torch.Size([2, 5, 8])
     """

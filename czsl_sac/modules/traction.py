@@ -32,7 +32,7 @@ class CrossModalTraction(nn.Module):
     Shape:
         text `[C, D]`, tokens `[B, T, D]` → `[B, C, D]` of unit norm.
 
-    Example:
+    Examples:
         >>> traction = CrossModalTraction(dim=128, num_layers=2)
         >>> context = traction.keys_values(torch.randn(3, 17, 128))
         >>> traction(torch.randn(5, 128), context).shape
@@ -91,7 +91,7 @@ class TractionLayer(nn.Module):
     Shape:
         text `[C, D]` or `[B, C, D]` → `[B, C, D]`.
 
-    Example:
+    Examples:
         >>> layer = TractionLayer(dim=8)
         >>> layer(torch.zeros(5, 8), layer.attention.keys_values(torch.zeros(3, 4, 8))).shape
         torch.Size([3, 5, 8])

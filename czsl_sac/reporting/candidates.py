@@ -23,7 +23,7 @@ def candidate_space(space: CompositionSpace, candidates: str) -> CompositionSpac
     Raises:
         ValueError: no such choice and no such file, or the file names an unknown composition.
 
-    Example:
+    Examples:
         >>> space = CompositionSpace.closed_world([("ripe", "apple"), ("old", "fig")],
         ...                                       test=[("old", "apple")])
         >>> [len(candidate_space(space, name)) for name in ("all", "seen", "open")]
@@ -63,7 +63,7 @@ def parse_pair(text: str, space: CompositionSpace, where: str) -> Pair:
     Raises:
         ValueError: an attribute or an object is unknown, or the text can be read in two ways.
 
-    Example:
+    Examples:
         >>> space = CompositionSpace(["dark red"], ["fig"], [("dark red", "fig")], [])
         >>> parse_pair("dark red fig", space, "composition")
         ('dark red', 'fig')

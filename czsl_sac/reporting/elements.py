@@ -18,7 +18,7 @@ def text(value: object) -> Html:
     Args:
         value: anything that prints.
 
-    Example:
+    Examples:
         >>> text("<b>"), text(Html("<b>"))
         ('&lt;b&gt;', '<b>')
     """

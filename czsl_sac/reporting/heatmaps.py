@@ -80,7 +80,7 @@ def class_attention(visual: VisionTower, images: Tensor) -> Tensor:
     Returns:
         `[B, T]`, rows summing to one.
 
-    Example:
+    Examples:
         >>> from czsl_sac import load_backbone
         >>> visual = load_backbone("tiny").visual
         >>> class_attention(visual, torch.zeros(2, 3, 64, 64)).shape

@@ -41,7 +41,7 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[str]]:
         The files, in the order of the names and sorted within one; and what is wrong with the
         names that stand for no file.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name in ("b.png", "a.png", ".hidden"):

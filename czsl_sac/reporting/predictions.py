@@ -124,7 +124,7 @@ def marginals(probabilities: Tensor, space: CompositionSpace) -> tuple[Tensor, T
     Returns:
         `[B, A]` and `[B, O]`; 0 where no candidate holds the name.
 
-    Example:
+    Examples:
         >>> space = CompositionSpace.closed_world([("ripe", "apple"), ("ripe", "fig")])
         >>> marginals(torch.tensor([[0.25, 0.75]]), space)
         (tensor([[1.]]), tensor([[0.2500, 0.7500]]))

@@ -20,8 +20,8 @@ from czsl_sac.training.run import CONFIG, load_method
 class RunPredictor:
     """Names the compositions of image files by a run that `czsl-sac train` made.
 
-    The run's data set need not be there. A memory bank is used as the training images filled it; with `adapt` it goes on learning from
-    what is predicted.
+    The run's data set need not be there. A memory bank is used as the training images filled it;
+    with `adapt` it goes on learning from what is predicted.
 
     Args:
         run_dir: folder of the run.

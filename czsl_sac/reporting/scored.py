@@ -72,7 +72,7 @@ def confusions(
         predicted: likewise.
         most: how many to return.
 
-    Example:
+    Examples:
         >>> space = CompositionSpace.closed_world([("ripe", "fig"), ("old", "fig")])
         >>> confusions(space, torch.tensor([0, 0, 1]), torch.tensor([1, 0, 1]), most=3)
         [Confusion(truth=('old', 'fig'), predicted=('ripe', 'fig'), errors=1, images=2)]
@@ -139,7 +139,7 @@ def spread(mask: Tensor, most: int) -> list[int]:
         mask: `[n]` bool.
         most: how many.
 
-    Example:
+    Examples:
         >>> spread(torch.tensor([False, True, True, True, True, True]), 3)
         [1, 3, 5]
     """

@@ -43,7 +43,7 @@ class OpenWorld:
         ValueError: a feasibility that is neither, a file that does not exist, or a number out of
             range.
 
-    Example:
+    Examples:
         >>> OpenWorld(feasibility="glove.txt")
         Traceback (most recent call last):
         ...

@@ -158,7 +158,7 @@ def preset_for(name: PresetName, method: MethodName = "sac") -> TrainConfig:
         name: of the data set.
         method: whose settings.
 
-    Example:
+    Examples:
         >>> config = preset_for("mit-states", "troika")
         >>> config.backbone.train_backbone, config.model.traction_layers, config.optim.lr
         ('adaptformer', 3, 0.0001)
