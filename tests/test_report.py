@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import tiny_run
 
-from czsl_sac import CompositionSpace
+from czsl_sac import CompositionSpace, Scenes
 from czsl_sac.cli import main
 from czsl_sac.reporting import elements as html
 from czsl_sac.reporting import pictures
@@ -171,6 +171,8 @@ def test_a_baseline_on_other_data_is_refused(
     ):
         text = json.dumps({**config, "data": {**config["data"], **changed}})
         (other / "config.json").write_text(text, "utf-8")
+        space = Scenes(split_seed=changed.get("split_seed", 0)).space
+        (other / "space.json").write_text(json.dumps(space.to_dict()), "utf-8")
         assert main(["report", str(tiny_run()), "--baseline", str(other)]) == 2
         assert message in capsys.readouterr().err
 
