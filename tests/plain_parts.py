@@ -9,7 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.backbones.config import CLIPConfig
 from czsl_sac.backbones.tiny import WordTokenizer
 from czsl_sac.modules.cross_attention import CrossAttention
 from czsl_sac.space import CompositionSpace

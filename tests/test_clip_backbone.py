@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.backbones.config import CLIPConfig
 from czsl_sac.modules.transformer import (
     Attention,
     Linear,

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
-from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.backbones.config import CLIPConfig
 from czsl_sac.backbones.lora import LoRA, apply_lora, merged_state_dict
 from czsl_sac.modules.transformer import Attention, Transformer
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from czsl_sac.backbones import CLIPBackbone, CLIPConfig, load_backbone
-from czsl_sac.backbones.clip import infer_config
+from czsl_sac.backbones.config import infer_config
 from czsl_sac.backbones.openai import OpenAITokenizer, import_clip, load_openai
 
 # One rounding of float32 in features of size about 1.

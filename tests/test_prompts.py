@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.backbones.config import CLIPConfig
 from czsl_sac.backbones.openai import OpenAITokenizer
 from czsl_sac.text.prompts import SoftPrompts, clean_name
 

@@ -196,6 +196,9 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         checkpoints.load_progress(tmp_path / LAST)
     with pytest.raises(ValueError, match=r"best.safetensors is no safetensors file"):
         checkpoints.load_tensors(tmp_path / BEST)
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(ValueError, match=r"empty.pt is no checkpoint \(EOFError\)"):
+        checkpoints.load_progress(tmp_path / "empty.pt")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*other.pt"):
         checkpoints.load_progress(tmp_path / "other.pt")
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from czsl_sac.backbones.adapters import load_adapter, save_adapter
 from czsl_sac.backbones.adaptformer import apply_adaptformer
-from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.backbones.config import CLIPConfig
 from czsl_sac.backbones.lora import apply_lora, merged_state_dict
 from czsl_sac.backbones.open_clip import from_open_clip, load_open_clip
 from czsl_sac.backbones.precision import store_frozen

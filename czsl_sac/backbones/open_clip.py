@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from czsl_sac.backbones.clip import OPENAI_MEAN, OPENAI_STD, CLIPBackbone, infer_config
+from czsl_sac.backbones.clip import OPENAI_MEAN, OPENAI_STD, CLIPBackbone
+from czsl_sac.backbones.config import infer_config
 from czsl_sac.backbones.tokenizer import PaddedTokenizer
 from czsl_sac.modules.transformer import Activation
 

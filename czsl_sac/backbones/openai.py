@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from czsl_sac.backbones.clip import CLIPBackbone, infer_config
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.backbones.config import infer_config
 from czsl_sac.backbones.tokenizer import PaddedTokenizer
 
 __all__ = ["OpenAITokenizer", "import_clip", "load_openai"]

@@ -14,7 +14,8 @@ from zlib import crc32
 import torch
 from safetensors.torch import load_file
 
-from czsl_sac.backbones.clip import CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.backbones.config import CLIPConfig
 from czsl_sac.backbones.tokenizer import PaddedTokenizer
 
 __all__ = ["TINY_WEIGHTS", "WordTokenizer", "tiny_clip"]

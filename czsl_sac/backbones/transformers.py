@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from czsl_sac.backbones.clip import OPENAI_MEAN, OPENAI_STD, CLIPBackbone, CLIPConfig
+from czsl_sac.backbones.clip import OPENAI_MEAN, OPENAI_STD, CLIPBackbone
+from czsl_sac.backbones.config import CLIPConfig
 from czsl_sac.backbones.tokenizer import PaddedTokenizer
 
 __all__ = ["from_transformers", "load_transformers"]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from czsl_sac.backbones.clip import VisionTower
+from czsl_sac.backbones.vision import VisionTower
 from czsl_sac.files import write_atomically
 from czsl_sac.methods.base import CZSLMethod, Predictor
 from czsl_sac.modules.alignment import ClassTokenAligner, PatchMaxAligner

@@ -53,7 +53,7 @@ def load_progress(path: Path) -> dict[str, Any]:
     try:
         progress: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is none of its own
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is no checkpoint ({reason}): train the run again.") from error
     return progress
 
