@@ -352,12 +352,12 @@ def draw(source: Path, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     with source.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    latest = {tuple(row[key] for key in ("quantity", "mode", "case", "way")): row for row in rows}
+        keys = ("quantity", "mode", "case", "way")
+        latest = {tuple(row[key] for key in keys): row for row in csv.DictReader(file)}
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
     for line, quantity in zip(axes, ("time", "memory"), strict=True):
         for axis, mode in zip(line, MODES, strict=True):
-            cases = [name for name, case in CASES.items() if mode in case.modes]
+            cases = [name for name in CASES if (quantity, mode, name, "shared") in latest]
             for place, way in enumerate(WAYS):
                 found = [latest.get((quantity, mode, name, way)) for name in cases]
                 heights = [float(row["scaled"]) if row else 0 for row in found]
@@ -372,8 +372,7 @@ def draw(source: Path, path: Path) -> None:
             axis.set_title(mode)
             names = [f"{name}\nC = {CASES[name].compositions:,}" for name in cases]
             axis.set_xticks(range(len(cases)), names, fontsize=8)
-            unit = "seconds" if quantity == "time" else "peak beyond weights, MiB"
-            axis.set_ylabel(unit)
+            axis.set_ylabel("seconds" if quantity == "time" else "peak beyond weights, MiB")
     axes[0, 0].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
