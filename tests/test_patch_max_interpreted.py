@@ -104,6 +104,18 @@ class TestInterpreted:
                 patch_max(tokens, text, impl="triton")[0],
             )
 
+    @pytest.mark.parametrize("T", [16, 30, 70, 100, 150, 200, 250, 260, 513])
+    def test_every_way_to_cover_the_last_tokens(self, T: int) -> None:
+        generator = torch.Generator().manual_seed(T)
+        # all products negative: a column past the last token would win
+        tokens = -torch.rand(1, T, 16, generator=generator).half()
+        text = torch.rand(3, 16, generator=generator).half()
+        tokens[0, -1] *= 1e-2  # so that the last token wins
+        got = patch_max(tokens, text, impl="triton")
+        expected = patch_max(tokens.float(), text.float(), impl="reference")
+        torch.testing.assert_close(got[0], expected[0], rtol=1e-3, atol=1e-4)
+        assert torch.equal(got[1], torch.full((1, 3), T - 1))
+
     def test_ties_go_to_the_lowest_index(self) -> None:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(-1, 2, (2, 90, 16), generator=generator).half()

@@ -17,8 +17,12 @@ def test_plans_cover_every_token_once_with_little_waste(
         assert plan.widths in COVERS
         # all widths but the last are full: only the last product is masked
         assert covered - plan.widths[-1] < T <= covered
-        assert covered - T < max(16, 0.33 * T)
-    for T, columns in ((257, 272), (197, 208), (577, 592), (256, 256), (50, 64)):
+        assert covered - T < 80
+    # with and without the class token: B/32, B/16, L/14, L/14 at 336 pixels
+    for T, columns in (
+        *((50, 64), (49, 64), (197, 208), (196, 208)),
+        *((257, 272), (256, 256), (577, 592), (576, 576)),
+    ):
         plan = forward_plan(T, dtype, descriptors=descriptors)
         assert plan.passes * plan.full + sum(plan.widths) == columns
 
@@ -51,3 +55,18 @@ def test_many_images_fit_the_grid(B: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(grids) == 6
     # what CUDA allows: 2³¹ − 1 programs in the first dimension, 65,535 in the others
     assert all(grid[0] < 2**31 and max(grid[1:], default=0) <= 65_535 for grid in grids)
+
+
+def test_blackwell_needs_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from czsl_sac.kernels import fused, triton_load
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 0))
+    with FakeTensorMode():
+        tokens = torch.empty(2, 3, 16, dtype=torch.bfloat16, device="cuda")
+    assert fused.refusal(tokens) is None
+    monkeypatch.setattr(triton_load, "TensorDescriptor", None)
+    assert "Triton 3.4" in str(fused.refusal(tokens))

@@ -13,7 +13,8 @@ from czsl_sac.kernels.plan import forward_plan, token_grad_plan
 
 # What the kernels are compiled and gated for, by compute capability (docs/kernels.md).
 OLDEST = (8, 0)
-WITH_DESCRIPTORS = (9, 10)
+HOPPER, BLACKWELL = 9, 10
+WITH_DESCRIPTORS = (HOPPER, BLACKWELL)
 # Elements between rows, of which a tile has at most 256: its offsets stay below 2³¹.
 FARTHEST_ROWS = 2**22
 
@@ -38,6 +39,8 @@ def refusal(tokens: Tensor) -> str | None:
     capability = torch.cuda.get_device_capability(tokens.device)
     if capability < OLDEST:
         return f"it needs compute capability 8.0 and {tokens.device} has {capability}"
+    if capability[0] == BLACKWELL and not _knows_descriptors():
+        return "on compute capability 10 it needs Triton 3.4 or newer"
     return None
 
 
@@ -56,8 +59,8 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
     """
     from czsl_sac.kernels import triton_forward
 
-    tokens, text = _rows(tokens), _rows(text)
-    descriptors = _takes_descriptors(tokens, text)
+    descriptors = _takes_descriptors(tokens)
+    tokens, text = _rows(tokens, aligned=descriptors), _rows(_shared(text), aligned=descriptors)
     plan = forward_plan(tokens.shape[1], tokens.dtype, descriptors=descriptors)
     with torch.cuda.device_of(tokens):
         return triton_forward.launch(tokens, text, plan, with_indices=with_indices)
@@ -74,8 +77,9 @@ def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> 
     """
     from czsl_sac.kernels import triton_backward
 
-    text = _rows(text)
-    plan = token_grad_plan(tokens.dtype, descriptors=_takes_descriptors(text))
+    descriptors = _takes_descriptors(text)
+    text = _rows(_shared(text), aligned=descriptors)
+    plan = token_grad_plan(tokens.dtype, descriptors=descriptors)
     with torch.cuda.device_of(tokens):
         return triton_backward.launch_token_grad(
             grad.contiguous(), indices.contiguous(), tokens, text, plan
@@ -95,30 +99,38 @@ def grad_text(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Te
 
     with torch.cuda.device_of(tokens):
         return triton_backward.launch_text_grad(
-            grad.contiguous(), indices.contiguous(), _rows(tokens), text
+            grad.contiguous(), indices.contiguous(), _rows(tokens, aligned=False), text
         )
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Return `x` with contiguous rows, near enough for 32-bit offsets within a tile."""
-    near = x.stride(-2) <= FARTHEST_ROWS
-    return x if x.stride(-1) == 1 and near else x.contiguous()
+def _shared(text: Tensor) -> Tensor:
+    """Return `[C, D]` in place of the same texts expanded to every image."""
+    return text[0] if text.dim() == 3 and len(text) and text.stride(0) == 0 else text
 
 
-def _takes_descriptors(*sources: Tensor) -> bool:
-    """Say whether TMA loads these: Triton and the GPU know it, bases and strides are aligned."""
+def _rows(x: Tensor, *, aligned: bool) -> Tensor:
+    """Return `x` as the kernels load it, copied where its strides do not allow that.
+
+    Rows are contiguous, and near enough for 32-bit offsets within a tile. `aligned`, as TMA
+    wants: the base and the strides are multiples of 16 bytes.
+    """
+    loadable = x.stride(-1) == 1 and x.stride(-2) <= FARTHEST_ROWS
+    if aligned:
+        strides = [stride * x.itemsize for stride in x.stride()[:-1]]
+        loadable &= x.data_ptr() % 16 == 0
+        loadable &= all(stride > 0 and stride % 16 == 0 for stride in strides)
+    return x if loadable else x.clone(memory_format=torch.contiguous_format)
+
+
+def _takes_descriptors(x: Tensor) -> bool:
+    """Say whether TMA loads tiles of `x`: its dtype, Triton and the GPU allow it."""
+    if x.dtype == torch.float32 or not _knows_descriptors():
+        return False
+    return interpreted() or torch.cuda.get_device_capability(x.device)[0] in WITH_DESCRIPTORS
+
+
+def _knows_descriptors() -> bool:
+    """Say whether this Triton has tensor descriptors."""
     from czsl_sac.kernels.triton_load import knows_descriptors
 
-    if not knows_descriptors() or sources[0].dtype == torch.float32:
-        return False
-    if not interpreted():
-        major, _ = torch.cuda.get_device_capability(sources[0].device)
-        if major not in WITH_DESCRIPTORS:
-            return False
-    return all(
-        source.data_ptr() % 16 == 0
-        and all(
-            stride > 0 and stride * source.itemsize % 16 == 0 for stride in source.stride()[:-1]
-        )
-        for source in sources
-    )
+    return knows_descriptors()
