@@ -44,7 +44,6 @@ SPLITS = Path(__file__).parents[2] / "shared/data/splits"
 WIDTH, LAYERS, HEADS, DIM = 768, 12, 12, 768
 MODES = ("forward", "forward+backward")
 WAYS = ("shared", "8 tokens", "16 tokens", "77 tokens")
-Quantity = Literal["error", "time", "memory"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ CASES = {
     "cgqa, open world": Case("cgqa", 413, 674, 278_362, ("forward",)),
 }
 
-# Most compositions on which a way is measured; four attributes with each object are 2,696.
+# Most compositions on which a way is timed; four attributes with each object are 2,696. Memory of
+# the shared way is measured on all, however many.
 LIMITS = {
     "forward": {"shared": 5_592, "8 tokens": 5_592, "16 tokens": 1_262, "77 tokens": 256},
     "forward+backward": {"shared": 5_592, "8 tokens": 1_262, "16 tokens": 512, "77 tokens": 83},
@@ -89,9 +89,9 @@ class Options:
     """One data set, or all."""
     mode: Literal["all", "forward", "forward+backward"] = "all"
     """One mode, or both."""
-    quantity: Literal["all", "error", "time", "memory", "whole"] = "all"
-    """One quantity, or the first three. `whole` is the peak of the shared way on all compositions,
-    however many, in a tower of one layer, for a pass without gradients keeps no layer."""
+    quantity: Literal["all", "error", "time", "memory"] = "all"
+    """One quantity, or all three. Memory of the open world encodes it whole: a quarter of an hour
+    on two cores."""
     rounds: int = 1
     """Interleaved timings of each."""
     threads: int = 2
@@ -109,16 +109,15 @@ class PeerTower(nn.Module):
 
     Args:
         length: tokens of a prompt.
-        layers: of the transformer.
     """
 
-    def __init__(self, length: int, layers: int = LAYERS) -> None:
+    def __init__(self, length: int) -> None:
         super().__init__()
         import_clip()
         from clip.model import CLIP
 
         # The vision tower is not used, and as small as it can be.
-        self.clip = CLIP(DIM, 32, 1, 64, 32, length, 49_408, WIDTH, HEADS, layers)
+        self.clip = CLIP(DIM, 32, 1, 64, 32, length, 49_408, WIDTH, HEADS, LAYERS)
         self.requires_grad_(False).eval()
 
     def forward(self, embeddings: Tensor, end: int) -> Tensor:
@@ -133,16 +132,13 @@ class Setting:
 
     Args:
         case: the prompts.
-        layers: of the tower.
         ways: which are wanted.
         chunk_size: compositions at once of the shared way; None for the default.
     """
 
-    def __init__(
-        self, case: Case, ways: tuple[str, ...], layers: int = LAYERS, chunk_size: int | None = None
-    ) -> None:
+    def __init__(self, case: Case, ways: tuple[str, ...], chunk_size: int | None = None) -> None:
         torch.manual_seed(0)
-        full = PeerTower(77, layers)
+        full = PeerTower(77)
         weights = full.clip.state_dict()
         tokenizer = OpenAITokenizer()
         self.backbone = CLIPBackbone.from_openai_state_dict(weights, tokenizer)
@@ -162,7 +158,7 @@ class Setting:
                 self.peers[way] = full
             elif way != "shared":
                 length = int(way.split()[0])
-                self.peers[way] = PeerTower(length, layers)
+                self.peers[way] = PeerTower(length)
                 weights["positional_embedding"] = full.clip.positional_embedding[:length]
                 self.peers[way].clip.load_state_dict(weights)
 
@@ -218,10 +214,10 @@ def limit(case: Case, mode: str, way: str) -> int:
 
 
 def prepare(
-    name: str, way: str, mode: str, count: int, layers: int, chunk_size: int | None, device: str
+    name: str, way: str, mode: str, count: int, chunk_size: int | None, device: str
 ) -> Callable[[], object]:
     """Build one way for the process that measures memory, and run it on little."""
-    setting = Setting(CASES[name], (way,), layers, chunk_size)
+    setting = Setting(CASES[name], (way,), chunk_size)
     setting.run(way, mode, 8)()
     setting.prompts.zero_grad()
     return setting.run(way, mode, count)
@@ -230,7 +226,7 @@ def prepare(
 def measure_time(name: str, mode: str, options: Options) -> dict[str, tuple[int, float]]:
     """Return for each way on how many compositions it ran, and the median of its seconds."""
     case = CASES[name]
-    setting = Setting(case, WAYS, chunk_size=options.chunk_size)
+    setting = Setting(case, WAYS, options.chunk_size)
     counts = {way: limit(case, mode, way) for way in WAYS}
     for way in WAYS:
         setting.run(way, mode, 8)()
@@ -243,16 +239,15 @@ def measure_memory(name: str, mode: str, options: Options) -> dict[str, tuple[in
     """Return for each way on how many compositions it ran, and its peak in MiB."""
     found = {}
     for way in WAYS:
-        count = limit(CASES[name], mode, way)
-        if way != "shared":
-            count = min(count, 1_262)  # whole prompts at once: their peak grows with their number
+        # whole prompts at once: their peak grows with their number
+        limits = min(limit(CASES[name], mode, way), 1_262)
+        count = CASES[name].compositions if way == "shared" else limits
         peak = peak_extra_memory(
             prepare,
             name=name,
             way=way,
             mode=mode,
             count=count,
-            layers=LAYERS,
             chunk_size=options.chunk_size,
             device="cpu",
         )
@@ -266,7 +261,7 @@ def measure_error(name: str, mode: str, options: Options) -> dict[str, tuple[int
     In float64 the comparison is with the plain tower, for `clip`'s norms know float32 alone.
     """
     case = CASES[name]
-    setting = Setting(case, ("8 tokens",), chunk_size=options.chunk_size)
+    setting = Setting(case, ("8 tokens",), options.chunk_size)
     count = min(case.compositions, 83)
 
     def difference(reference: str) -> tuple[int, float]:
@@ -281,29 +276,8 @@ def measure_error(name: str, mode: str, options: Options) -> dict[str, tuple[int
     return {**found, "shared - plain, float64": difference("plain")}
 
 
-def measure_whole(name: str, mode: str, options: Options) -> dict[str, tuple[int, float]]:
-    """Return the peak of the shared way over all compositions, of one layer."""
-    count = CASES[name].compositions
-    peak = peak_extra_memory(
-        prepare,
-        name=name,
-        way="shared",
-        mode=mode,
-        count=count,
-        layers=1,
-        chunk_size=options.chunk_size,
-        device="cpu",
-    )
-    return {"shared, 1 layer": (count, peak / MIB)}
-
-
-MEASURES = {
-    "error": measure_error,
-    "time": measure_time,
-    "memory": measure_memory,
-    "whole": measure_whole,
-}
-UNITS = {"error": "", "time": "s", "memory": "MiB", "whole": "MiB"}
+MEASURES = {"error": measure_error, "time": measure_time, "memory": measure_memory}
+UNITS = {"error": "", "time": "s", "memory": "MiB"}
 
 
 def measure(name: str, mode: str, quantity: str, options: Options) -> list[dict[str, object]]:
@@ -320,12 +294,10 @@ def measure(name: str, mode: str, quantity: str, options: Options) -> list[dict[
     """
     total = CASES[name].compositions
     found = MEASURES[quantity](name, mode, options)
-    grows = quantity in ("time", "memory")
+    grows = quantity != "error"
     rows = []
     for way, (count, value) in found.items():
         scaled = value * total / count if grows else value
-        if quantity == "memory" and way == "shared" and mode == "forward":
-            scaled = value + (total - count) * DIM * 4 / MIB  # chunks: the result alone grows
         own = rows[0]["scaled"] if rows else f"{scaled:.6g}"
         rows.append(
             {
@@ -389,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
         draw(options.csv, options.picture)
         return
     torch.set_num_threads(options.threads)
-    quantities = ("error", "time", "memory") if options.quantity == "all" else (options.quantity,)
+    quantities = tuple(MEASURES) if options.quantity == "all" else (options.quantity,)
     for name in CASES if options.case == "all" else (options.case,):
         for mode in CASES[name].modes:
             if options.mode not in ("all", mode):
