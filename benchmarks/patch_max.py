@@ -12,7 +12,6 @@ fresh process each; they count what the run returns, which `result_mib` gives. T
 hold `[B, T, C]` and are left out where that passes the limit.
 """
 
-import csv
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import tyro
 from tabulate import tabulate
 from torch import Tensor
 
+from benchmarks.draw import Row, grouped_bars, latest_rows, name_groups, save
 from benchmarks.measure import (
     MIB,
     RESULTS,
@@ -312,30 +312,21 @@ def draw(path: Path, picture: Path) -> None:
     """Draw the latest rows of each hardware, as ratios to the matrix product and as memory."""
     import matplotlib.pyplot as plt
 
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    latest = {
-        (row["hardware"], row["dtype"], row["mode"], row["shape"], row["implementation"]): row
-        for row in rows
-    }
-    panels = sorted({key[:3] for key in latest})
+    rows = latest_rows(path, ("hardware", "dtype", "mode", "shape", "implementation"))
+    panels = sorted({key[:3] for key in rows})
     figure, axes = plt.subplots(
         len(panels), 2, figsize=(11, 3.2 * len(panels)), squeeze=False, layout="constrained"
     )
     for (time, memory), panel in zip(axes, panels, strict=True):
-        shapes = [name for name in SHAPES if any(key[:4] == (*panel, name) for key in latest)]
-        names = [
-            name
-            for name in IMPLEMENTATIONS
-            if any(key[:3] == panel and key[4] == name for key in latest)
-        ]
-        for place, name in enumerate(names):
-            found = [(i, latest.get((*panel, shape, name))) for i, shape in enumerate(shapes)]
-            spots = [i + (place + 0.5) * 0.8 / len(names) - 0.4 for i, row in found if row]
-            present = [row for _, row in found if row]
-            for axis, column in ((time, "ratio_to_mm"), (memory, "peak_extra_mib")):
-                heights = [float(row[column]) for row in present]
-                axis.bar(spots, heights, 0.8 / len(names), label=name)
+        present = [key[3:] for key in rows if key[:3] == panel]
+        shapes = [name for name in SHAPES if any(name == shape for shape, _ in present)]
+        names = [name for name in IMPLEMENTATIONS if any(name == each for _, each in present)]
+
+        def find(shape: str, name: str, panel: tuple[str, ...] = panel) -> Row | None:
+            return rows.get((*panel, shape, name))
+
+        grouped_bars(time, shapes, names, find, "ratio_to_mm")
+        grouped_bars(memory, shapes, names, find, "peak_extra_mib")
         time.axhline(1, color="black", linewidth=0.8)
         time.set_ylabel("time by that of mm, forward")
         memory.set_ylabel("peak extra memory, MiB")
@@ -343,9 +334,9 @@ def draw(path: Path, picture: Path) -> None:
         memory.set_ylim(bottom=1)
         for axis in (time, memory):
             axis.set_title(", ".join(panel), fontsize=8)
-            axis.set_xticks(range(len(shapes)), shapes, fontsize=8)
+            name_groups(axis, shapes)
         time.legend(fontsize=7)
-    figure.savefig(picture, dpi=120)
+    save(figure, picture)
 
 
 if __name__ == "__main__":

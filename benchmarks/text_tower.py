@@ -17,7 +17,6 @@ how many, `value` is what was measured, `scaled` what it comes to for all. Peaks
 process, beyond weights and inputs.
 """
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ import tyro
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from benchmarks.draw import Row, grouped_bars, latest_rows, name_groups, save
 from benchmarks.measure import (
     MIB,
     RESULTS,
@@ -323,31 +323,27 @@ def draw(source: Path, path: Path) -> None:
     """Draw the latest times and peaks of the file, each way beside the others."""
     import matplotlib.pyplot as plt
 
-    with source.open(newline="") as file:
-        keys = ("quantity", "mode", "case", "way")
-        latest = {tuple(row[key] for key in keys): row for row in csv.DictReader(file)}
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+    rows = latest_rows(source, ("quantity", "mode", "case", "way"))
+    figure, axes = plt.subplots(2, 2, figsize=(11, 6.4), layout="constrained")
     for line, quantity in zip(axes, ("time", "memory"), strict=True):
         for axis, mode in zip(line, MODES, strict=True):
-            cases = [name for name in CASES if (quantity, mode, name, "shared") in latest]
-            for place, way in enumerate(WAYS):
-                found = [latest.get((quantity, mode, name, way)) for name in cases]
-                heights = [float(row["scaled"]) if row else 0 for row in found]
-                spots = [i + (place - 1.5) * 0.2 for i in range(len(cases))]
-                bars = axis.bar(spots, heights, 0.2, label=way)
-                labels = [
-                    f"{float(row['ratio_to_shared']):.1f}×" if row and way != "shared" else ""
-                    for row in found
-                ]
-                axis.bar_label(bars, labels, fontsize=7)
+            cases = [name for name in CASES if (quantity, mode, name, "shared") in rows]
+
+            def find(case: str, way: str, key: tuple[str, str] = (quantity, mode)) -> Row | None:
+                return rows.get((*key, case, way))
+
+            grouped_bars(axis, cases, WAYS, find, "scaled", label=times_shared)
             axis.set_yscale("log")
             axis.set_title(mode)
-            names = [f"{name}\nC = {CASES[name].compositions:,}" for name in cases]
-            axis.set_xticks(range(len(cases)), names, fontsize=8)
+            name_groups(axis, [f"{name}\nC = {CASES[name].compositions:,}" for name in cases])
             axis.set_ylabel("seconds" if quantity == "time" else "peak beyond weights, MiB")
     axes[0, 0].legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
+
+
+def times_shared(row: Row) -> str:
+    """Return what stands above a bar: how many times that of the shared way it is."""
+    return "" if row["way"] == "shared" else f"{float(row['ratio_to_shared']):.1f}×"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,6 +2,8 @@
 
     python -m benchmarks train_step
     python -m benchmarks train_step --measure time --case mit-states
+    python -m benchmarks train_step --measure whole --case cgqa
+    python -m benchmarks train_step --picture docs/results/train_step.png
 
 The architecture is that of ViT-L/14, the weights are random, batch size and compositions are the
 paper's. The peers' way encodes a prompt of its own for every composition, of 8 tokens or of
@@ -11,9 +13,11 @@ Memory is counted: the step runs at full size on tensors that have a shape and n
 bytes alive are summed after every operation: weights, gradients, Adam's moments, activations and
 temporaries in float32. What an operator allocates inside itself is not seen. Time is measured on
 real tensors with fewer images, for the peers' way at the paper's batch has no place in a usual
-computer.
+computer. `whole` runs our own step on real tensors at the paper's batch, in a process of its own,
+and reads the peak of its resident memory: a check on what was counted.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,7 +30,15 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from benchmarks.count_memory import FakeFloats, nbytes, peak_of_step
-from benchmarks.measure import MIB, RESULTS, append_rows, environment, interleaved
+from benchmarks.draw import Row, grouped_bars, latest_rows, name_groups, save
+from benchmarks.measure import (
+    MIB,
+    RESULTS,
+    append_rows,
+    environment,
+    fresh_run,
+    interleaved,
+)
 from czsl_sac.backbones import CLIPBackbone, CLIPConfig, apply_lora, store_frozen
 from czsl_sac.backbones.tiny import WordTokenizer
 from czsl_sac.methods import SAC
@@ -88,14 +100,17 @@ WAYS = {
     "peers, 77 tokens": Way(tokens=77),
 }
 TIMED = ("ours", "ours, checkpointed", "peers, 8 tokens")
+WHOLE = ("ours", "ours, checkpointed")
+LARGEST_WHOLE = 16  # images of a whole step that keeps the vision tower's activations
 
 
 @dataclass(frozen=True)
 class Options:
     """What is measured, and where it goes."""
 
-    measure: Literal["memory", "time"] = "memory"
-    """Count the bytes of a step at full size, or time real steps."""
+    measure: Literal["memory", "time", "whole"] = "memory"
+    """Count the bytes of a step at full size, time real steps of few images in every way, or run
+    our own at full size once."""
     case: Literal["all", "ut-zappos", "mit-states", "cgqa"] = "all"
     """One data set's sizes, or all."""
     batch: int = 2
@@ -106,6 +121,8 @@ class Options:
     """Threads of torch on a CPU."""
     csv: Path = RESULTS / "train_step.csv"
     """File that the rows are appended to."""
+    picture: Path | None = None
+    """Draw the latest rows of the file to this picture, and measure nothing."""
 
 
 class PeersPrompts(nn.Module):
@@ -251,6 +268,76 @@ def time(name: str, options: Options) -> list[dict[str, object]]:
     ]
 
 
+def whole(name: str) -> list[dict[str, object]]:
+    """Runs our step at the paper's batch size on real tensors, and reads time and peak memory.
+
+    Args:
+        name: key of CASES.
+
+    Returns:
+        One row a way. The peak is that of the process beyond its start, with all weights and
+        with the two moments of Adam, which the step itself does not hold.
+    """
+    case = CASES[name]
+    rows = []
+    for label in WHOLE:
+        if case.batch > LARGEST_WHOLE and not WAYS[label].checkpoint_vision:
+            continue
+        frozen, trained = sizes(build(case))
+        run = fresh_run(prepare_whole, name=name, label=label, keep_result=False)
+        peak = run.peak + frozen + 3 * trained
+        rows.append(
+            row(
+                *("whole", name, label, case, frozen, trained),
+                peak_gib=f"{peak / 2**30:.2f}",
+                seconds=f"{run.seconds:.2f}",
+            )
+        )
+    return rows
+
+
+def prepare_whole(name: str, label: str) -> Callable[[], object]:
+    """Builds one way of a case for the process that runs it, and a step of it on one image."""
+    case = CASES[name]
+    model = build(case)
+    write_as(model, WAYS[label])
+    images = torch.randn(case.batch, 3, VIT_L_14.image_size, VIT_L_14.image_size)
+    targets = torch.arange(case.batch)
+    with torch.no_grad():  # libraries start
+        model.backbone.encode_image(images[:1])
+
+    def step() -> None:
+        loss(model, images, targets).backward()
+
+    return step
+
+
+def draw(source: Path, path: Path) -> None:
+    """Draws the latest counted peaks and times of the file, each way beside the others."""
+    import matplotlib.pyplot as plt
+
+    rows = latest_rows(source, ("measure", "case", "way"))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    panels = (("memory", "peak_gib", "peak, GiB"), ("time", "seconds", "seconds"))
+    for axis, (measure, column, unit) in zip(axes, panels, strict=True):
+        batch = {key[1]: row["batch"] for key, row in rows.items() if key[0] == measure}
+        cases = [name for name in CASES if name in batch]
+
+        def find(case: str, way: str, measure: str = measure) -> Row | None:
+            return rows.get((measure, case, way))
+
+        def height(row: Row, column: str = column) -> str:
+            return f"{float(row[column]):.3g}"
+
+        grouped_bars(axis, cases, list(WAYS), find, column, label=height)
+        name_groups(axis, [f"{n}\nB {batch[n]}, C {CASES[n].seen:,}" for n in cases])
+        axis.set_ylabel(unit)
+    axes[0].set_yscale("log")
+    axes[0].axhline(24, color="black", linewidth=0.8)
+    axes[0].legend(fontsize=7)
+    save(figure, path)
+
+
 def sizes(model: SAC) -> tuple[int, int]:
     """Returns the bytes of the frozen and of the trained parameters."""
     frozen, trained = (
@@ -300,10 +387,14 @@ def main(argv: list[str] | None = None) -> None:
         argv: options; None takes them from the command line.
     """
     options = tyro.cli(Options, args=argv)
+    if options.picture is not None:
+        draw(options.csv, options.picture)
+        return
     torch.set_num_threads(options.threads)
+    measures = {"memory": count, "time": partial(time, options=options), "whole": whole}
     rows = []
     for name in CASES if options.case == "all" else [options.case]:
-        rows += count(name) if options.measure == "memory" else time(name, options)
+        rows += measures[options.measure](name)
     shown = list(rows[0])[:10]
     print(tabulate([[row[key] for key in shown] for row in rows], headers=shown))
     append_rows(options.csv, rows)

@@ -1,5 +1,6 @@
-"""Files of tensors: written whole or not at all, read without running code."""
+"""Files of tensors and of JSON: written whole or not at all, read without running code."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["load_tensors", "read_metadata", "save_tensors", "write_atomically"]
+__all__ = ["load_tensors", "read_metadata", "save_json", "save_tensors", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -42,6 +43,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def save_json(path: Path, content: object, *, indent: int | None = 2) -> None:
+    """Write JSON in UTF-8.
+
+    Args:
+        path: the file to make or replace.
+        content: of JSON types.
+        indent: of nested lines; None writes one line.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def save_tensors(

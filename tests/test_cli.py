@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from czsl_sac.backbones import load_backbone
 from czsl_sac.cli import evaluate, main, train
+from czsl_sac.files import save_json
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import PRESETS, preset_for
 
@@ -238,6 +240,14 @@ def test_train_resume_and_evaluate_a_run(
     assert "All 144 compositions count as feasible." in capsys.readouterr().out
     refused = complaint(capsys, "evaluate", "run", "--world", "open", "--feasibility", "glove")
     assert "feasibility is 'glove' but must be clip, none, or an existing file" in refused
+
+    base = json.loads(Path("run/base.json").read_text("utf-8"))
+    assert base == {"name": "tiny", "checksum": load_backbone("tiny").base_checksum}
+    for command in (["evaluate", "run"], ["train", "--resume", "--run-dir", "run"]):
+        save_json(Path("run/base.json"), {**base, "checksum": "0" * 64})
+        refused = complaint(capsys, *command)
+        assert "was trained on 'tiny' with weights of checksum 000000000000, but" in refused
+    save_json(Path("run/base.json"), base)
 
     wider = TrainConfig.load(Path("run/config.json")).to_dict()
     wider["backbone"]["lora_rank"] += 1

@@ -77,12 +77,27 @@ def test_values_alone_keep_the_gradient() -> None:
         torch.testing.assert_close(got, run(tokens, text, grad, "reference")[2])
 
 
-def test_auto_takes_the_plain_expression_for_small_sizes_alone() -> None:
-    for C, small in ((30, True), (3000, False)):
-        tokens, text, _ = inputs(2, 60, C, 8, torch.float32, False)
+@pytest.mark.parametrize(
+    ("C", "plain", "plain_with_gradients"),
+    [(100, True, True), (1000, True, False), (10_000, False, False)],
+)
+def test_auto_takes_the_plain_expression_for_small_sizes_alone(
+    C: int, plain: bool, plain_with_gradients: bool
+) -> None:
+    tokens, text, _ = inputs(2, 60, C, 8, torch.float32, False)
+    for values in (patch_max, patch_max_values):
+        with operators() as names:
+            values(tokens, text)
+        assert (f"czsl_sac.{values.__name__}.default" not in names) == plain
+    for wanted in (tokens, text):
+        wanted.requires_grad_()
         with operators() as names:
             patch_max(tokens, text)
-        assert ("czsl_sac.patch_max.default" not in names) == small
+        assert ("czsl_sac.patch_max.default" not in names) == plain_with_gradients
+        with torch.no_grad(), operators() as names:
+            patch_max(tokens, text)
+        assert ("czsl_sac.patch_max.default" not in names) == plain
+        wanted.requires_grad_(False)
 
 
 def test_second_derivatives_are_refused() -> None:

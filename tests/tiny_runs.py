@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 from torchvision.utils import save_image
 
@@ -12,13 +12,14 @@ from czsl_sac.training.config import DataConfig, ModelConfig, OptimConfig, Train
 from czsl_sac.training.presets import PRESETS
 from czsl_sac.training.run import train
 
+_ROOT = TemporaryDirectory(prefix="tiny-runs-")  # removed when the tests end
 DATA = DataConfig(images_per_pair=1, eval_images_per_pair=1)
 
 
 @cache
 def tiny_run(**model: object) -> Path:
     """The folder of a run of one epoch: SAC, or with other options of the method."""
-    folder = Path(mkdtemp(prefix="tiny-run-")) / "run"
+    folder = Path(mkdtemp(dir=_ROOT.name)) / "run"
     config = TrainConfig(
         data=DATA,
         backbone=PRESETS["scenes"].backbone,

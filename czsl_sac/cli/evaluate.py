@@ -1,6 +1,5 @@
 """`czsl-sac evaluate`: score a finished run on a split, in the closed or the open world."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +67,7 @@ def run(arguments: list[str]) -> int:
     changes = {name: value for name, value in given.items() if value is not None}
     config = TrainConfig.load(options.run / "config.json").with_model(**changes)
 
-    from czsl_sac.files import write_atomically  # these load torch
+    from czsl_sac.files import save_json  # these load torch
     from czsl_sac.training.open_world import OpenWorld
     from czsl_sac.training.run import evaluate
 
@@ -104,8 +103,7 @@ def run(arguments: list[str]) -> int:
             "feasibility_rule": options.feasibility_rule if open_world else None,
             **result.to_dict(details=True),
         }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(options.json, lambda path: path.write_text(text, "utf-8"))
+        save_json(options.json, record)
     return 0
 
 

@@ -77,7 +77,8 @@ def _rule(device: str) -> str:
     for dtype in (torch.float32, torch.bfloat16):
         serves = implementation("auto", torch.empty(1, 1, 64, dtype=dtype, device=device))
         above.append("chunked" if serves is chunked else "triton")
+    values, gradients = SMALL[device]
     return (
-        f"reference up to B·T·C = {SMALL[device]:,}; above that {above[0]} in float32, "
-        f"{above[1]} in bfloat16"
+        f"reference up to B·T·C = {values:,}, {gradients:,} with gradients; above that {above[0]} "
+        f"in float32, {above[1]} in bfloat16"
     )

@@ -16,9 +16,9 @@ Impl = Literal["auto", "reference", "chunked", "triton"]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# Up to this many similarities (B·T·C) `auto` takes the plain expression: it is as fast there
-# (docs/kernels.md, "The rule of auto"), and what it holds for the backward pass is small.
-SMALL = {"cpu": 2**17, "cuda": 2**22}
+# Up to this many similarities (B·T·C), without gradients and with them, `auto` takes the plain
+# expression: it is as fast there and needs little memory (docs/kernels.md, "The rule of auto").
+SMALL = {"cpu": (2**20, 2**14), "cuda": (2**22, 2**22)}
 
 
 def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
         text: `[C, D]`, or one set of texts per image, `[B, C, D]`; same dtype and device.
         impl: `"reference"` is the plain expression, `"chunked"` goes tile by tile with
             library matrix products on any device, `"triton"` is the fused CUDA kernel.
-            `"auto"` chooses by device, dtype and size.
+            `"auto"` chooses by device, dtype, size, and whether a gradient is wanted.
 
     Returns:
         Values `[B, C]` (float32, or float64 for float64 inputs) and token indices
@@ -114,10 +114,11 @@ def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
 def _takes_reference(tokens: Tensor, text: Tensor, impl: str) -> bool:
     """Say whether the plain expression serves this call.
 
-    Only sizes are compared here, so that `torch.compile` can trace it; what depends on the
-    hardware is decided inside the registered operator.
+    Only sizes are compared here, and whether gradients are wanted, so that `torch.compile` can
+    trace it; what depends on the hardware is decided inside the registered operator.
     """
     if impl != "auto":
         return impl == "reference"
+    with_gradients = torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad)
     similarities = tokens.shape[0] * tokens.shape[1] * text.shape[-2]
-    return similarities <= SMALL.get(tokens.device.type, 0)
+    return similarities <= SMALL.get(tokens.device.type, (0, 0))[with_gradients]

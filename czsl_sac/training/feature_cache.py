@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from czsl_sac.backbones import CLIPBackbone
 from czsl_sac.data import CZSLData, SplitName
-from czsl_sac.files import save_tensors, write_atomically
+from czsl_sac.files import save_json, save_tensors
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.config import TrainConfig
 
@@ -112,8 +112,7 @@ class FeatureCache:
         per_shard = max(SHARD_BYTES // (4 * tokens * self._backbone.embed_dim), 1)
         self._encode(items, folder, per_shard)
         if self._accelerator.is_main_process:
-            text = json.dumps(about, indent=2) + "\n"
-            write_atomically(folder / "about.json", lambda path: path.write_text(text, "utf-8"))
+            save_json(folder / "about.json", about)
         self._accelerator.wait_for_everyone()
         return CachedFeatures(folder, len(items), per_shard)  # type: ignore[arg-type]
 

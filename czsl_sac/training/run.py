@@ -14,7 +14,7 @@ from torch import Tensor
 from czsl_sac.backbones import CLIPBackbone
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
-from czsl_sac.files import save_tensors, write_atomically
+from czsl_sac.files import save_json, save_tensors, write_atomically
 from czsl_sac.methods import CZSLMethod
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.build import build_backbone, build_data, build_method
@@ -25,7 +25,7 @@ from czsl_sac.training.loop import BEST, LAST, MEMORY, fit, training_images
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.scoring import Protocol, evaluate_method
 
-CONFIG, SPACE = "config.json", "space.json"
+CONFIG, SPACE, BASE = "config.json", "space.json", "base.json"
 INFERENCE_OPTIONS = ("bank", "beta", "gamma")
 """Options of the method that only inference reads, so that they may change after training."""
 
@@ -72,13 +72,16 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSum
         )
     accelerator = make_accelerator(config)
     backbone = _backbone(config)
+    base = {"name": backbone.name, "checksum": backbone.base_checksum}
+    if resume:
+        _check_base(run_dir, base)
     data = build_data(config.data, backbone)
     method = build_method(config, backbone, data.space).to(accelerator.device)
     data = cached(data, config, backbone, accelerator)
     if accelerator.is_main_process:
-        space = json.dumps(data.space.to_dict(), ensure_ascii=False)
-        write_atomically(run_dir / SPACE, lambda path: path.write_text(space, "utf-8"))
-        write_atomically(run_dir / CONFIG, config.save)
+        save_json(run_dir / SPACE, data.space.to_dict(), indent=None)
+        save_json(run_dir / BASE, base)
+        write_atomically(run_dir / CONFIG, config.save)  # last: it is what makes the folder a run
     records = fit(method, data, config, run_dir, accelerator, resume=resume)
     if not method.stages and accelerator.is_main_process:
         save_tensors(run_dir / BEST, method.trained_state())
@@ -188,7 +191,8 @@ def load_method(
 
     Raises:
         FileNotFoundError: the folder holds no run or no such checkpoint.
-        ValueError: the checkpoint does not fit the configuration.
+        ValueError: the checkpoint does not fit the configuration, or the backbone has other
+            weights than the run was trained on.
     """
     config = TrainConfig.load(run_dir / CONFIG)
     unknown = changes.keys() - INFERENCE_OPTIONS
@@ -200,6 +204,7 @@ def load_method(
     config = config.with_model(**changes)
     accelerator = make_accelerator(config)
     backbone = _backbone(config)
+    _check_base(run_dir, {"name": backbone.name, "checksum": backbone.base_checksum})
     method = build_method(config, backbone, _space(run_dir)).to(accelerator.device)
     if checkpoint == "best":
         method.load_trained_state(load_weights(run_dir / BEST))
@@ -236,6 +241,20 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def _backbone(config: TrainConfig) -> CLIPBackbone:
     torch.manual_seed(config.seed)
     return build_backbone(config.backbone)
+
+
+def _check_base(run_dir: Path, base: dict[str, str]) -> None:
+    """Refuse weights of a backbone that are not those the run was trained on."""
+    path = run_dir / BASE
+    if not path.is_file():
+        raise FileNotFoundError(f"no record of the backbone at {path}: train the run again")
+    trained_on = json.loads(path.read_text("utf-8"))
+    if trained_on["checksum"] != base["checksum"]:
+        raise ValueError(
+            f"the run in {run_dir} was trained on {trained_on['name']!r} with weights of checksum "
+            f"{trained_on['checksum'][:12]}, but {base['name']!r} now has {base['checksum'][:12]}: "
+            "put those weights back where the run's configuration looks for them, or train again"
+        )
 
 
 def _space(run_dir: Path) -> CompositionSpace:
