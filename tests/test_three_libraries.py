@@ -73,20 +73,24 @@ def clip_tokenizer(tmp_path_factory):
     return library.CLIPTokenizer.from_pretrained(folder)
 
 
+def images_for(model: nn.Module) -> torch.Tensor:
+    return IMAGES.to(next(model.parameters()).dtype)
+
+
 def features(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Image and text features as the library itself computes them, from ids as `clip` has them."""
     ids = OpenAITokenizer()(TEXTS)
     with torch.no_grad():
         if not hasattr(model, "get_image_features"):
-            return model.encode_image(IMAGES), model.encode_text(ids)
+            return model.encode_image(images_for(model)), model.encode_text(ids)
         # transformers < 5 gives tensors, later ones an output that holds them
-        found = (model.get_image_features(IMAGES), model.get_text_features(ids))
+        found = (model.get_image_features(images_for(model)), model.get_text_features(ids))
         return tuple(getattr(each, "pooler_output", each) for each in found)
 
 
 def ours(backbone: CLIPBackbone) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
-        tokens = backbone.encode_image(IMAGES)
+        tokens = backbone.encode_image(images_for(backbone))
         assert tokens.shape == (3, 10, 48)
         return tokens[:, 0], backbone.encode_text(backbone.tokenizer(TEXTS))
 
@@ -121,6 +125,29 @@ def test_one_set_of_weights_gives_one_answer_in_three_libraries(clip_tokenizer):
         # The same weights through the same code: bit for bit.
         for mine, first in zip(ours(made), ours(backbone), strict=True):
             assert torch.equal(mine, first)
+
+
+def test_in_float64_the_libraries_agree_to_the_last_digits(clip_tokenizer):
+    """Not clip, whose norms know float32 alone."""
+    library = pytest.importorskip("open_clip")
+    theirs, second = transformers_model(), open_clip_model(quick_gelu=True)
+    for backbone, model in (
+        (from_transformers(theirs, clip_tokenizer), theirs),
+        (from_open_clip(second, library.SimpleTokenizer()), second),
+    ):
+        for mine, exact in zip(ours(backbone.double()), features(model.double()), strict=True):
+            assert mine.dtype == torch.float64
+            assert (mine - exact).abs().max() <= 1e-14 * exact.abs().max()
+
+
+def test_what_enters_the_blocks_is_that_of_clip_bit_for_bit(clip_tokenizer):
+    backbone = from_transformers(transformers_model(), clip_tokenizer)
+    model = openai_model(**backbone.openai_state_dict())
+    entered = []
+    for tower in (backbone.visual, model.visual):
+        tower.ln_pre.register_forward_hook(lambda *call: entered.append(call[-1]))
+    ours(backbone), features(model)
+    assert torch.equal(*entered)
 
 
 @pytest.mark.parametrize("custom", [False, True])
