@@ -42,8 +42,11 @@ def grouped_bars(
     width = BAR_GROUP / len(series)
     for place, name in enumerate(series):
         found = [(i, row) for i, group in enumerate(groups) if (row := find(group, name))]
+        if not found:
+            continue
         spots = [i + (place + 0.5) * width - BAR_GROUP / 2 for i, _ in found]
-        bars = axis.bar(spots, [float(row[column]) for _, row in found], width, label=name)
+        heights = [float(row[column]) for _, row in found]
+        bars = axis.bar(spots, heights, width, color=f"C{place}", label=name)
         if label is not None:
             axis.bar_label(bars, [label(row) for _, row in found], fontsize=7)
 

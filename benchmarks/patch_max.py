@@ -314,13 +314,12 @@ def draw(path: Path, picture: Path) -> None:
 
     rows = latest_rows(path, ("hardware", "dtype", "mode", "shape", "implementation"))
     panels = sorted({key[:3] for key in rows})
+    names = [name for name in IMPLEMENTATIONS if any(key[4] == name for key in rows)]
     figure, axes = plt.subplots(
         len(panels), 2, figsize=(11, 3.2 * len(panels)), squeeze=False, layout="constrained"
     )
     for (time, memory), panel in zip(axes, panels, strict=True):
-        present = [key[3:] for key in rows if key[:3] == panel]
-        shapes = [name for name in SHAPES if any(name == shape for shape, _ in present)]
-        names = [name for name in IMPLEMENTATIONS if any(name == each for _, each in present)]
+        shapes = [name for name in SHAPES if any(key[:4] == (*panel, name) for key in rows)]
 
         def find(shape: str, name: str, panel: tuple[str, ...] = panel) -> Row | None:
             return rows.get((*panel, shape, name))
