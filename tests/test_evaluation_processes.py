@@ -1,12 +1,11 @@
 """Two processes evaluate as one does: closed and open world, dynamic bank, last batch filled up."""
 
-import os
-import socket
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from test_open_world import Pictures, make
+from two_processes import run_in_two_processes
 
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
@@ -24,20 +23,13 @@ def results() -> list[CZSLResult]:
     ]
 
 
-def process(rank: int, folder: Path, port: int) -> None:
-    """What each of two processes on this machine does."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
-    values = (rank, rank, 2, "127.0.0.1", port, "true")
-    os.environ.update(zip(names, map(str, values), strict=True))
-    torch.set_num_threads(1)
+def process(rank: int, folder: Path) -> None:
+    """What each of two processes does."""
     torch.save([vars(result) for result in results()], folder / f"{rank}.pt")
 
 
 def test_two_processes_evaluate_as_one_does(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(process, (tmp_path, port), nprocs=2)
+    run_in_two_processes(process, tmp_path)
     expected = [result.to_dict(details=True) for result in results()]
     for rank in range(2):
         saved = torch.load(tmp_path / f"{rank}.pt", weights_only=False)

@@ -10,9 +10,11 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch.testing import assert_close
+from two_processes import run_in_two_processes
 
 from czsl_sac import Scenes, apply_lora, load_backbone
 from czsl_sac.data.images import ImageDataset, image_transform
+from czsl_sac.files import load_tensors
 from czsl_sac.training import feature_cache
 from czsl_sac.training.config import (
     BackboneConfig,
@@ -45,9 +47,12 @@ def make(folder: Path, *, alone: bool = False, **options) -> FeatureCache:
     )
 
 
+TEN_ITEMS = 4 * 65 * 128 * 10  # bytes
+
+
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(feature_cache, "SHARD_BYTES", 4 * 65 * 128 * 10)
+    monkeypatch.setattr(feature_cache, "SHARD_BYTES", TEN_ITEMS)
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -164,3 +169,31 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
     backbone = load_backbone("tiny")
     with pytest.raises(ValueError, match=r"neither images \[B, 3, 64, 64\] nor tokens \[B, 65, 1"):
         backbone.encode_image(torch.zeros(2, 7, 128))
+
+
+def encode_half(rank: int, folder: Path) -> None:
+    """What each of two processes does: its share of the files, then all of them are there."""
+    feature_cache.SHARD_BYTES = TEN_ITEMS
+    written = []
+    save = feature_cache.save_tensors
+    feature_cache.save_tensors = lambda path, tensors: (
+        written.append(path.name),
+        save(path, tensors),
+    )
+    items = make(folder / "two").split("val")
+    torch.save((written, [items[i][1] for i in range(len(items))]), folder / f"{rank}.pt")
+
+
+def test_two_processes_share_the_encoding(tmp_path, small_shards):
+    run_in_two_processes(encode_half, tmp_path)
+    alone = make(tmp_path / "one").split("val")
+    (one,), (two,) = ([*(tmp_path / name).iterdir()] for name in ("one", "two"))
+    files = sorted(path.name for path in one.glob("*.safetensors"))
+    assert sorted(path.name for path in two.glob("*.safetensors")) == files
+    targets = [alone[i][1] for i in range(len(alone))]
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == (files[rank::2], targets)
+    for name in files:
+        mine, other = load_tensors(one / name), load_tensors(two / name)
+        assert torch.equal(mine["targets"], other["targets"])
+        assert_close(mine["tokens"], other["tokens"], rtol=1e-4, atol=1e-5)

@@ -1,12 +1,11 @@
 """Training in two processes ends where one process with the whole batch does."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from test_training_loop import Toy, config, make_method
+from two_processes import run_in_two_processes
 
 from czsl_sac.training.checkpoints import load_tensors
 from czsl_sac.training.loop import BEST, fit
@@ -22,12 +21,8 @@ def train(folder: Path, schedule: str, processes: int) -> list[dict]:
     return fit(method, Toy(), settings, folder, make_accelerator(settings))
 
 
-def process(rank: int, folder: Path, port: int) -> None:
-    """What each of two processes on this machine does."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
-    values = (rank, rank, 2, "127.0.0.1", port, "true")
-    os.environ.update(zip(names, map(str, values), strict=True))
-    torch.set_num_threads(1)
+def process(rank: int, folder: Path) -> None:
+    """What each of two processes does."""
     for schedule in SCHEDULES:
         records = train(folder / schedule, schedule, 2)
         if rank == 0:
@@ -35,10 +30,7 @@ def process(rank: int, folder: Path, port: int) -> None:
 
 
 def test_two_processes_train_and_score_as_one_does(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(process, (tmp_path, port), nprocs=2)
+    run_in_two_processes(process, tmp_path)
     for schedule, epochs in SCHEDULES.items():
         expected = train(tmp_path / f"one-{schedule}", schedule, 1)
         records = torch.load(tmp_path / schedule / "records.pt")

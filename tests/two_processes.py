@@ -1,0 +1,28 @@
+"""Two processes on this machine, joined as `accelerate launch` joins them."""
+
+import os
+import socket
+from collections.abc import Callable
+
+import torch
+
+
+def run_in_two_processes(run: Callable[..., object], *arguments: object) -> None:
+    """Call `run(rank, *arguments)` in two processes and wait for both.
+
+    Args:
+        run: importable by name, since other processes call it.
+        arguments: passed on.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_join, (port, run, arguments), nprocs=2)
+
+
+def _join(rank: int, port: int, run: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
+    values = (rank, rank, 2, "127.0.0.1", port, "true")
+    os.environ.update(zip(names, map(str, values), strict=True))
+    torch.set_num_threads(1)
+    run(rank, *arguments)
