@@ -1,7 +1,7 @@
 """Pictures of the committed rows: the latest of each kind, as bars in groups."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ def latest_rows(path: Path, keys: Sequence[str]) -> dict[tuple[str, ...], Row]:
 
 def grouped_bars(
     axis: Any,
+    rows: Mapping[tuple[str, ...], Row],
+    panel: tuple[str, ...],
     groups: Sequence[str],
     series: Sequence[str],
-    find: Callable[[str, str], Row | None],
     column: str,
     *,
     label: Callable[[Row], str] | None = None,
@@ -33,15 +34,18 @@ def grouped_bars(
 
     Args:
         axis: of matplotlib.
+        rows: by their names, which end in group and series.
+        panel: how the names of this picture's rows begin.
         groups: from left to right.
         series: bars of a group, from left to right; each has its colour even where it is absent.
-        find: gives the row of a group and a series, or None.
         column: its height.
         label: what stands above a bar.
     """
     width = BAR_GROUP / len(series)
     for place, name in enumerate(series):
-        found = [(i, row) for i, group in enumerate(groups) if (row := find(group, name))]
+        found = [
+            (i, row) for i, group in enumerate(groups) if (row := rows.get((*panel, group, name)))
+        ]
         if not found:
             continue
         spots = [i + (place + 0.5) * width - BAR_GROUP / 2 for i, _ in found]

@@ -23,7 +23,7 @@ import tyro
 from tabulate import tabulate
 from torch import Tensor
 
-from benchmarks.draw import Row, grouped_bars, latest_rows, name_groups, save
+from benchmarks.draw import grouped_bars, latest_rows, name_groups, save
 from benchmarks.measure import (
     MIB,
     RESULTS,
@@ -320,12 +320,8 @@ def draw(path: Path, picture: Path) -> None:
     )
     for (time, memory), panel in zip(axes, panels, strict=True):
         shapes = [name for name in SHAPES if any(key[:4] == (*panel, name) for key in rows)]
-
-        def find(shape: str, name: str, panel: tuple[str, ...] = panel) -> Row | None:
-            return rows.get((*panel, shape, name))
-
-        grouped_bars(time, shapes, names, find, "ratio_to_mm")
-        grouped_bars(memory, shapes, names, find, "peak_extra_mib")
+        grouped_bars(time, rows, panel, shapes, names, "ratio_to_mm")
+        grouped_bars(memory, rows, panel, shapes, names, "peak_extra_mib")
         time.axhline(1, color="black", linewidth=0.8)
         time.set_ylabel("time by that of mm, forward")
         memory.set_ylabel("peak extra memory, MiB")

@@ -239,9 +239,9 @@ def measure_memory(name: str, mode: str, options: Options) -> dict[str, tuple[in
     """Return for each way on how many compositions it ran, and its peak in MiB."""
     found = {}
     for way in WAYS:
-        # whole prompts at once: their peak grows with their number
-        limits = min(limit(CASES[name], mode, way), 1_262)
-        count = CASES[name].compositions if way == "shared" else limits
+        count = CASES[name].compositions
+        if way != "shared":  # whole prompts at once: their peak grows with their number
+            count = min(limit(CASES[name], mode, way), 1_262)
         peak = peak_extra_memory(
             prepare,
             name=name,
@@ -328,11 +328,8 @@ def draw(source: Path, path: Path) -> None:
     for line, quantity in zip(axes, ("time", "memory"), strict=True):
         for axis, mode in zip(line, MODES, strict=True):
             cases = [name for name in CASES if (quantity, mode, name, "shared") in rows]
-
-            def find(case: str, way: str, key: tuple[str, str] = (quantity, mode)) -> Row | None:
-                return rows.get((*key, case, way))
-
-            grouped_bars(axis, cases, WAYS, find, "scaled", label=times_shared)
+            key = (quantity, mode)
+            grouped_bars(axis, rows, key, cases, WAYS, "scaled", label=times_shared)
             axis.set_yscale("log")
             axis.set_title(mode)
             name_groups(axis, [f"{name}\nC = {CASES[name].compositions:,}" for name in cases])

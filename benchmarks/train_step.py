@@ -279,11 +279,11 @@ def whole(name: str) -> list[dict[str, object]]:
         with the two moments of Adam, which the step itself does not hold.
     """
     case = CASES[name]
+    frozen, trained = sizes(build(case))
     rows = []
     for label in WHOLE:
         if case.batch > LARGEST_WHOLE and not WAYS[label].checkpoint_vision:
             continue
-        frozen, trained = sizes(build(case))
         run = fresh_run(prepare_whole, name=name, label=label, keep_result=False)
         peak = run.peak + frozen + 3 * trained
         rows.append(
@@ -323,13 +323,10 @@ def draw(source: Path, path: Path) -> None:
         batch = {key[1]: row["batch"] for key, row in rows.items() if key[0] == measure}
         cases = [name for name in CASES if name in batch]
 
-        def find(case: str, way: str, measure: str = measure) -> Row | None:
-            return rows.get((measure, case, way))
-
         def height(row: Row, column: str = column) -> str:
             return f"{float(row[column]):.3g}"
 
-        grouped_bars(axis, cases, list(WAYS), find, column, label=height)
+        grouped_bars(axis, rows, (measure,), cases, list(WAYS), column, label=height)
         name_groups(axis, [f"{n}\nB {batch[n]}, C {CASES[n].seen:,}" for n in cases])
         axis.set_ylabel(unit)
     axes[0].set_yscale("log")

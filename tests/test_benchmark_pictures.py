@@ -27,9 +27,7 @@ def test_the_latest_row_of_a_kind_is_drawn_in_its_place(tmp_path: Path) -> None:
     }
     figure, axis = pyplot.subplots()
     series = ["ours", "absent", "theirs", "unknown"]
-    grouped_bars(
-        axis, ["a", "b"], series, lambda *key: rows.get(key), "value", label=lambda row: row["way"]
-    )
+    grouped_bars(axis, rows, (), ["a", "b"], series, "value", label=lambda row: row["way"])
     drawn = {
         bars.get_label(): [(round(bar.get_center()[0], 6), bar.get_height()) for bar in bars]
         for bars in axis.containers
@@ -37,7 +35,7 @@ def test_the_latest_row_of_a_kind_is_drawn_in_its_place(tmp_path: Path) -> None:
     assert drawn == {"ours": [(-0.3, 3)], "theirs": [(0.1, 2), (1.1, 5)]}
     assert [text.get_text() for text in axis.texts] == ["ours", "theirs", "theirs"]
     alone, other = pyplot.subplots()
-    grouped_bars(other, ["b"], series, lambda *key: rows.get(key), "value")
+    grouped_bars(other, rows, (), ["b"], series, "value")
     assert other.patches[0].get_facecolor() == axis.containers[1][0].get_facecolor()
     pyplot.close(figure)
     pyplot.close(alone)

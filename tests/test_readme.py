@@ -21,19 +21,21 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
 
 
+def examples(language: str) -> list:
+    """Every block of a language, named by its page and number."""
+    return [
+        pytest.param(page, code, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, code in enumerate(blocks(page, language))
+    ]
+
+
 def commands() -> list[str]:
     shown = [line for page in PAGES for block in blocks(page, "bash") for line in block.split("\n")]
     return [line for line in shown if line.startswith("czsl-sac ") and "--resume" not in line]
 
 
-@pytest.mark.parametrize(
-    ("page", "code"),
-    [
-        pytest.param(page, code, id=f"{page.name}-{number}")
-        for page in PAGES
-        for number, code in enumerate(blocks(page, "python"))
-    ],
-)
+@pytest.mark.parametrize(("page", "code"), examples("python"))
 def test_python_on_the_pages_runs(page: Path, code: str) -> None:
     names: dict[str, object] = {}
     exec(compile(code, str(page), "exec"), names)
@@ -42,14 +44,7 @@ def test_python_on_the_pages_runs(page: Path, code: str) -> None:
     assert all(tensor.isfinite().all() for tensor in tensors)
 
 
-@pytest.mark.parametrize(
-    ("page", "code"),
-    [
-        pytest.param(page, code, id=f"{page.name}-{number}")
-        for page in PAGES
-        for number, code in enumerate(blocks(page, "py"))
-    ],
-)
+@pytest.mark.parametrize(("page", "code"), examples("py"))
 def test_python_that_needs_a_download_names_what_exists(page: Path, code: str) -> None:
     """Blocks marked `py` take weights or a run that are not here: their imports alone run."""
     tree = ast.parse(code)

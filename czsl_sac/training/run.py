@@ -72,15 +72,14 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> RunSum
         )
     accelerator = make_accelerator(config)
     backbone = _backbone(config)
-    base = {"name": backbone.name, "checksum": backbone.base_checksum}
     if resume:
-        _check_base(run_dir, base)
+        _check_base(run_dir, backbone)
     data = build_data(config.data, backbone)
     method = build_method(config, backbone, data.space).to(accelerator.device)
     data = cached(data, config, backbone, accelerator)
     if accelerator.is_main_process:
         save_json(run_dir / SPACE, data.space.to_dict(), indent=None)
-        save_json(run_dir / BASE, base)
+        save_json(run_dir / BASE, {"name": backbone.name, "checksum": backbone.base_checksum})
         write_atomically(run_dir / CONFIG, config.save)  # last: it is what makes the folder a run
     records = fit(method, data, config, run_dir, accelerator, resume=resume)
     if not method.stages and accelerator.is_main_process:
@@ -204,7 +203,7 @@ def load_method(
     config = config.with_model(**changes)
     accelerator = make_accelerator(config)
     backbone = _backbone(config)
-    _check_base(run_dir, {"name": backbone.name, "checksum": backbone.base_checksum})
+    _check_base(run_dir, backbone)
     method = build_method(config, backbone, _space(run_dir)).to(accelerator.device)
     if checkpoint == "best":
         method.load_trained_state(load_weights(run_dir / BEST))
@@ -240,19 +239,21 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 def _backbone(config: TrainConfig) -> CLIPBackbone:
     torch.manual_seed(config.seed)
-    return build_backbone(config.backbone)
+    backbone = build_backbone(config.backbone)
+    backbone.remember_base()  # once a run: hashing a large CLIP takes seconds
+    return backbone
 
 
-def _check_base(run_dir: Path, base: dict[str, str]) -> None:
+def _check_base(run_dir: Path, backbone: CLIPBackbone) -> None:
     """Refuse weights of a backbone that are not those the run was trained on."""
     path = run_dir / BASE
     if not path.is_file():
         raise FileNotFoundError(f"no record of the backbone at {path}: train the run again")
-    trained_on = json.loads(path.read_text("utf-8"))
-    if trained_on["checksum"] != base["checksum"]:
+    trained_on, checksum = json.loads(path.read_text("utf-8")), backbone.base_checksum
+    if trained_on["checksum"] != checksum:
         raise ValueError(
             f"the run in {run_dir} was trained on {trained_on['name']!r} with weights of checksum "
-            f"{trained_on['checksum'][:12]}, but {base['name']!r} now has {base['checksum'][:12]}: "
+            f"{trained_on['checksum'][:12]}, but {backbone.name!r} now has {checksum[:12]}: "
             "put those weights back where the run's configuration looks for them, or train again"
         )
 
