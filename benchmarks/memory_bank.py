@@ -26,8 +26,8 @@ from benchmarks.measure import (
     interleaved,
     peak_extra_memory,
 )
+from czsl_sac.blocks.memory_bank import EntropyMemoryBank
 from czsl_sac.functional.memory import memory_logits, prediction_entropy
-from czsl_sac.modules.memory_bank import EntropyMemoryBank
 
 DIM, CAPACITY = 768, 16
 TRAINING_IMAGES, SEEN_PAIRS = 26_920, 5_592  # of C-GQA; its compositions are long-tailed

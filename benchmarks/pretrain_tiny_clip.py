@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from czsl_sac.backbones.clip import CLIPBackbone
-from czsl_sac.backbones.tiny import tiny_clip
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.sources.tiny import tiny_clip
 from czsl_sac.data import Scenes
 from czsl_sac.data.protocol import SplitName
 

@@ -36,9 +36,9 @@ from benchmarks.measure import (
     interleaved,
     peak_extra_memory,
 )
-from czsl_sac.backbones.clip import CLIPBackbone
-from czsl_sac.backbones.openai import OpenAITokenizer, import_clip
-from czsl_sac.text import SoftPrompts
+from czsl_sac.clip import SoftPrompts
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.sources.openai import OpenAITokenizer, import_clip
 
 SPLITS = Path(__file__).parents[2] / "shared/data/splits"
 WIDTH, LAYERS, HEADS, DIM = 768, 12, 12, 768

@@ -39,13 +39,13 @@ from benchmarks.measure import (
     fresh_run,
     interleaved,
 )
-from czsl_sac.backbones import CLIPBackbone, CLIPConfig, apply_lora, store_frozen
-from czsl_sac.backbones.tiny import WordTokenizer
+from czsl_sac.blocks.alignment import PatchMaxAligner
+from czsl_sac.blocks.condensation import VisualCondenser
+from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_lora, store_frozen
+from czsl_sac.clip.prompts import SoftPrompts
+from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.methods import SAC
-from czsl_sac.modules.alignment import PatchMaxAligner
-from czsl_sac.modules.condensation import VisualCondenser
 from czsl_sac.space import CompositionSpace
-from czsl_sac.text.prompts import SoftPrompts
 
 CHUNK = 256  # prompts that the text tower runs at once, its default
 VIT_L_14 = CLIPConfig(768, 224, 14, 1024, 24, 16, 77, 49408, 768, 12, 12)

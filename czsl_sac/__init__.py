@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING
 from czsl_sac._version import __version__
 
 if TYPE_CHECKING:
-    from czsl_sac.backbones import (
+    from czsl_sac.blocks import (
+        ClassTokenAligner,
+        EntropyMemoryBank,
+        PatchMaxAligner,
+        VisualCondenser,
+    )
+    from czsl_sac.clip import (
         CLIPBackbone,
+        SoftPrompts,
+        TextTower,
         apply_adaptformer,
         apply_lora,
         from_open_clip,
@@ -32,14 +40,7 @@ if TYPE_CHECKING:
     from czsl_sac.functional import PathProbabilities, fuse_predictions
     from czsl_sac.kernels import patch_max
     from czsl_sac.methods import CSP, DFSP, SAC, BankOptions, CoOp, Troika, ZeroShotCLIP
-    from czsl_sac.modules import (
-        ClassTokenAligner,
-        EntropyMemoryBank,
-        PatchMaxAligner,
-        VisualCondenser,
-    )
     from czsl_sac.space import CompositionSpace
-    from czsl_sac.text import SoftPrompts, TextTower
     from czsl_sac.training.presets import PRESETS, TrainConfig
 
 __all__ = [
@@ -82,8 +83,15 @@ __all__ = [
 
 # Module of every name above; a test holds this table and the imports for type checkers equal.
 _MODULES = {
-    "backbones": (
-        *("CLIPBackbone", "apply_adaptformer", "apply_lora", "from_open_clip"),
+    "clip": (
+        *(
+            "CLIPBackbone",
+            "SoftPrompts",
+            "TextTower",
+            "apply_adaptformer",
+            "apply_lora",
+            "from_open_clip",
+        ),
         *("from_transformers", "load_adapter", "load_backbone", "merged_state_dict"),
         *("save_adapter", "store_frozen"),
     ),
@@ -92,9 +100,8 @@ _MODULES = {
     "functional": ("PathProbabilities", "fuse_predictions"),
     "kernels": ("patch_max",),
     "methods": ("CSP", "DFSP", "SAC", "BankOptions", "CoOp", "Troika", "ZeroShotCLIP"),
-    "modules": ("ClassTokenAligner", "EntropyMemoryBank", "PatchMaxAligner", "VisualCondenser"),
+    "blocks": ("ClassTokenAligner", "EntropyMemoryBank", "PatchMaxAligner", "VisualCondenser"),
     "space": ("CompositionSpace",),
-    "text": ("SoftPrompts", "TextTower"),
     "training.presets": ("PRESETS", "TrainConfig"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from czsl_sac import PatchMaxAligner, TrainConfig
-from czsl_sac.data.scenes import Scenes
+from czsl_sac.data.scenes.scenes import Scenes
 from czsl_sac.methods import Troika
 from czsl_sac.training.build import build_backbone
 from czsl_sac.training.config import BackboneConfig

@@ -9,10 +9,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from czsl_sac.backbones.clip import CLIPBackbone
-from czsl_sac.backbones.config import CLIPConfig
-from czsl_sac.backbones.tiny import WordTokenizer
-from czsl_sac.modules.cross_attention import CrossAttention
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.config import CLIPConfig
+from czsl_sac.clip.sources.tiny import WordTokenizer
+from czsl_sac.methods.cross_attention import CrossAttention
 from czsl_sac.space import CompositionSpace
 
 SPACES = {

@@ -15,8 +15,8 @@ from czsl_sac import (
     save_adapter,
     store_frozen,
 )
-from czsl_sac.backbones.checksum import weights_checksum
-from czsl_sac.backbones.openai import import_clip
+from czsl_sac.clip.checksum import weights_checksum
+from czsl_sac.clip.sources.openai import import_clip
 from czsl_sac.files import load_tensors, read_metadata
 from czsl_sac.training.build import build_backbone
 from czsl_sac.training.config import BackboneConfig

@@ -8,8 +8,8 @@ from plain_parts import layer_norm, linear, mlp, random_backbone, randomize
 from torch import nn
 from torch.testing import assert_close
 
-from czsl_sac.backbones.adaptformer import AdaptFormer, apply_adaptformer
-from czsl_sac.modules.transformer import ResidualAttentionBlock, Transformer
+from czsl_sac.clip.adapters.adaptformer import AdaptFormer, apply_adaptformer
+from czsl_sac.clip.transformer import ResidualAttentionBlock, Transformer
 
 
 def test_a_block_adds_both_adapters_to_what_enters_attention_and_mlp() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from czsl_sac.modules import ClassTokenAligner, PatchMaxAligner, build_aligner
+from czsl_sac.blocks import ClassTokenAligner, PatchMaxAligner, build_aligner
 
 
 def cosines(tokens: Tensor, text: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from photographs import write_folders, write_image, write_standard_layout
 
 from czsl_sac.cli import main
-from czsl_sac.data.checks import check_data
+from czsl_sac.data.checks.checks import check_data
 from czsl_sac.data.standard import METADATA, SPLIT
 
 FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"

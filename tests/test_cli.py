@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from czsl_sac.backbones import load_backbone
 from czsl_sac.cli import evaluate, main, train
+from czsl_sac.clip import load_backbone
 from czsl_sac.files import save_json
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import PRESETS, preset_for

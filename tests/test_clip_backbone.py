@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from czsl_sac.backbones.clip import CLIPBackbone
-from czsl_sac.backbones.config import CLIPConfig
-from czsl_sac.modules.transformer import (
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.config import CLIPConfig
+from czsl_sac.clip.text_tower import TextTower
+from czsl_sac.clip.transformer import (
     Attention,
     Linear,
     QuickGELU,
     ResidualAttentionBlock,
     Transformer,
 )
-from czsl_sac.text.tower import TextTower
 
 WORDS = SimpleNamespace(sot=18, eot=19)
 SMALL = CLIPConfig(

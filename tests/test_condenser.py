@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from czsl_sac.blocks import VisualCondenser
 from czsl_sac.functional import condense_tokens
-from czsl_sac.modules import VisualCondenser
 
 
 def plain_forward(condenser: VisualCondenser, tokens: Tensor) -> tuple[Tensor, Tensor]:

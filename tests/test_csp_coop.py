@@ -6,8 +6,8 @@ from plain_parts import SPACES, batch, cross_entropy, random_backbone, unit
 from torch import Tensor
 from torch.testing import assert_close
 
-from czsl_sac.methods.coop import CoOp
-from czsl_sac.methods.csp import CSP
+from czsl_sac.methods.coop.method import CoOp
+from czsl_sac.methods.csp.method import CSP
 from czsl_sac.methods.prompt_tuning import PromptTuning
 from czsl_sac.space import CompositionSpace
 

@@ -11,12 +11,12 @@ from plain_parts import SPACES, random_backbone
 from tiny_runs import tiny_run, write_scenes
 
 from czsl_sac import patch_max
-from czsl_sac.backbones import apply_adaptformer
 from czsl_sac.cli import main
+from czsl_sac.clip import apply_adaptformer
 from czsl_sac.methods import CZSLMethod
-from czsl_sac.reporting import pictures
-from czsl_sac.reporting.heatmaps import Looks, class_attention, look_at, panels_of
-from czsl_sac.reporting.run_predictor import RunPredictor
+from czsl_sac.predict import pictures
+from czsl_sac.predict.heatmaps import Looks, class_attention, look_at, panels_of
+from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import ModelConfig, TrainConfig
 
@@ -147,7 +147,7 @@ def test_what_a_method_has_is_drawn(options: dict[str, str], titles: list[str]) 
 def test_the_outlined_patch_stands_where_it_is_in_the_image() -> None:
     from matplotlib.patches import Rectangle
 
-    from czsl_sac.reporting.heatmaps import draw_looks
+    from czsl_sac.predict.heatmaps import draw_looks
 
     similarity = torch.zeros(1, 17)
     similarity[0, 1 + 6] = 0.5  # second row, third column of 4 x 4

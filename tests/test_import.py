@@ -22,8 +22,8 @@ CONTRACT = {
 
 # Lower layers first; a module may import its own layer and those before it.
 LAYERS = [
-    *("_version", "functional", "kernels", "modules", "space", "text", "files", "backbones"),
-    *("methods", "data", "evaluation", "training", "reporting", "cli", "__main__"),
+    *("_version", "space", "files", "checks", "schema", "functional", "kernels", "blocks", "clip"),
+    *("methods", "data", "evaluation", "training", "predict", "report", "cli", "__main__"),
 ]
 
 

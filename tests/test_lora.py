@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
-from czsl_sac.backbones.clip import CLIPBackbone
-from czsl_sac.backbones.config import CLIPConfig
-from czsl_sac.backbones.lora import LoRA, apply_lora, merged_state_dict
-from czsl_sac.modules.transformer import Attention, Transformer
+from czsl_sac.clip.adapters.lora import LoRA, apply_lora, merged_state_dict
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.config import CLIPConfig
+from czsl_sac.clip.transformer import Attention, Transformer
 
 CONFIG = CLIPConfig(16, 32, 8, 24, 3, 2, 8, 20, 12, 2, 2)
 ALL = ("q", "k", "v", "o", "mlp")

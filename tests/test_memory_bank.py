@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from czsl_sac.blocks import memory_bank as memory_bank_file
+from czsl_sac.blocks.memory_bank import EntropyMemoryBank
 from czsl_sac.functional.memory import (
     memory_logits,
     prediction_entropy,
     start_memory,
     store_sample,
 )
-from czsl_sac.modules import memory_bank as memory_bank_file
-from czsl_sac.modules.memory_bank import EntropyMemoryBank
 
 MODES = ("first_replaced", "until_full", "permanent")
 DIM = 4

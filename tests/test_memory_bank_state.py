@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_memory_bank import DIM, MODES, contents, filled, stream, texts
 
-from czsl_sac.modules import memory_bank as memory_bank_file
-from czsl_sac.modules.memory_bank import EntropyMemoryBank
+from czsl_sac.blocks import memory_bank as memory_bank_file
+from czsl_sac.blocks.memory_bank import EntropyMemoryBank
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -10,7 +10,7 @@ from plain_parts import SPACES, random_backbone
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from czsl_sac.backbones import apply_adaptformer
+from czsl_sac.clip import apply_adaptformer
 from czsl_sac.files import load_tensors
 from czsl_sac.methods import CSP, DFSP, CoOp, CZSLMethod, Troika, ZeroShotCLIP
 from czsl_sac.training.build import build_method

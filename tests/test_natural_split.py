@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from czsl_sac.data.natural_split import SplitShares, choose_unseen, natural_split
+from czsl_sac.data.splitting.natural_split import SplitShares, choose_unseen, natural_split
 
 SIX = list(product(("green", "ripe"), ("apple", "fig", "pear")))
 

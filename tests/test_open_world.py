@@ -10,7 +10,7 @@ from plain_parts import SPACES, random_backbone, randomize
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from czsl_sac.backbones import apply_adaptformer
+from czsl_sac.clip import apply_adaptformer
 from czsl_sac.evaluation import (
     CZSLEvaluator,
     CZSLResult,

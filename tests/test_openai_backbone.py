@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from czsl_sac.backbones import CLIPBackbone, CLIPConfig, load_backbone
-from czsl_sac.backbones.config import infer_config
-from czsl_sac.backbones.openai import OpenAITokenizer, import_clip, load_openai
+from czsl_sac.clip import CLIPBackbone, CLIPConfig, load_backbone
+from czsl_sac.clip.config import infer_config
+from czsl_sac.clip.sources.openai import OpenAITokenizer, import_clip, load_openai
 
 # One rounding of float32 in features of size about 1.
 ROUNDING = {"rtol": 1e-5, "atol": 2e-6}
@@ -211,8 +211,8 @@ def test_tokenizer_equals_clips():
 
 COMPATIBILITY = """
 import sys
-import czsl_sac.backbones, czsl_sac.text
-from czsl_sac.backbones.openai import import_clip
+import czsl_sac.clip, czsl_sac.clip
+from czsl_sac.clip.sources.openai import import_clip
 assert not {"clip", "torchvision"} & sys.modules.keys()
 
 sys.modules["pkg_resources"] = None  # importing it fails, as with setuptools >= 82

@@ -14,9 +14,9 @@ from tiny_runs import scenes, tiny_run, write_scenes
 
 from czsl_sac import Scenes
 from czsl_sac.cli import main
-from czsl_sac.reporting.images import find_files
-from czsl_sac.reporting.predictions import marginals
-from czsl_sac.reporting.run_predictor import RunPredictor
+from czsl_sac.predict.images import find_files
+from czsl_sac.predict.predictions import marginals
+from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.training.run import CONFIG, SPACE, load_method, load_run
 
 COUNT = 5

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from plain_parts import SPACES, batch, random_backbone, randomize
 
-from czsl_sac.backbones import apply_adaptformer
+from czsl_sac.blocks import PatchMaxAligner
+from czsl_sac.clip import apply_adaptformer
 from czsl_sac.methods import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
-from czsl_sac.modules import PatchMaxAligner
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import ModelConfig, TrainConfig
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from czsl_sac.backbones.clip import CLIPBackbone
-from czsl_sac.backbones.config import CLIPConfig
-from czsl_sac.backbones.openai import OpenAITokenizer
-from czsl_sac.text.prompts import SoftPrompts, clean_name
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.config import CLIPConfig
+from czsl_sac.clip.prompts import SoftPrompts, clean_name
+from czsl_sac.clip.sources.openai import OpenAITokenizer
 
 ATTRIBUTES = ["Wet", "old", "Faux.Fur"]  # the last is four tokens
 OBJECTS = ["cat", "traffic_light"]  # the last is three

@@ -13,12 +13,12 @@ from tiny_runs import tiny_run
 
 from czsl_sac import CompositionSpace, Scenes
 from czsl_sac.cli import main
-from czsl_sac.reporting import elements as html
-from czsl_sac.reporting import pictures
-from czsl_sac.reporting.page import render
-from czsl_sac.reporting.plots import Series, line_plot
-from czsl_sac.reporting.run_report import RunReport, collect_report
-from czsl_sac.reporting.scored import confusions, error_kinds, spread
+from czsl_sac.predict import pictures
+from czsl_sac.report import elements as html
+from czsl_sac.report.page import render
+from czsl_sac.report.plots import Series, line_plot
+from czsl_sac.report.run_report import RunReport, collect_report
+from czsl_sac.report.scored import confusions, error_kinds, spread
 from czsl_sac.training.run import evaluate, load_run
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}

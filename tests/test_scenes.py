@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from czsl_sac.backbones.openai import OpenAITokenizer
+from czsl_sac.clip.sources.openai import OpenAITokenizer
 from czsl_sac.data import Scenes
-from czsl_sac.data.scenes import OBJECTS, mask_boxes
-from czsl_sac.data.scenes_drawing import (
+from czsl_sac.data.scenes.drawing import (
     ATTRIBUTES,
     COLOURS,
     MAX_DISTRACTORS,
@@ -18,6 +17,7 @@ from czsl_sac.data.scenes_drawing import (
     draw_scenes,
     scene_keys,
 )
+from czsl_sac.data.scenes.scenes import OBJECTS, mask_boxes
 
 SPLITS = ("train", "val", "test")
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from czsl_sac.backbones.adaptformer import AdaptFormer, apply_adaptformer
-from czsl_sac.backbones.lora import LoRA, apply_lora
-from czsl_sac.text.prefix_tree import sort_prompts
-from czsl_sac.text.tower import TextTower
+from czsl_sac.clip.adapters.adaptformer import AdaptFormer, apply_adaptformer
+from czsl_sac.clip.adapters.lora import LoRA, apply_lora
+from czsl_sac.clip.prefix_tree import sort_prompts
+from czsl_sac.clip.text_tower import TextTower
 
 WIDTH = 8
 

@@ -9,7 +9,7 @@ import torch
 from photographs import LOOK
 from PIL import Image
 
-from czsl_sac.backbones import load_backbone
+from czsl_sac.clip import load_backbone
 from czsl_sac.data.counts import TAB7_COUNTS
 from czsl_sac.data.images import image_transform
 from czsl_sac.data.standard import METADATA, SPLIT, StandardLayout, read_pairs

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from czsl_sac.backbones import CLIPBackbone, from_open_clip, from_transformers, load_backbone
-from czsl_sac.backbones.openai import OpenAITokenizer, import_clip
+from czsl_sac.clip import CLIPBackbone, from_open_clip, from_transformers, load_backbone
+from czsl_sac.clip.sources.openai import OpenAITokenizer, import_clip
 
 # One rounding of float32 in features of size about 1.
 ROUNDING = {"rtol": 1e-5, "atol": 2e-6}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from czsl_sac.backbones import load_backbone
-from czsl_sac.backbones.tiny import TINY_WEIGHTS, WordTokenizer, tiny_clip
+from czsl_sac.clip import load_backbone
+from czsl_sac.clip.sources.tiny import TINY_WEIGHTS, WordTokenizer, tiny_clip
 from czsl_sac.data import Scenes
 
 _PATH = Path(__file__).parents[1] / "benchmarks" / "pretrain_tiny_clip.py"

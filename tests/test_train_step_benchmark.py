@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from benchmarks import train_step
 from benchmarks.count_memory import FakeFloats, TensorBytes, peak_of_step
-from czsl_sac.backbones import CLIPConfig
+from czsl_sac.clip import CLIPConfig
 
 SMALL = CLIPConfig(64, 16, 8, 16, 2, 2, 77, 400, 64, 2, 2)
 CASE = train_step.Case(5, 7, 20, 3, 1)

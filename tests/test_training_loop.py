@@ -10,12 +10,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from czsl_sac.backbones import CLIPBackbone, CLIPConfig, apply_lora
-from czsl_sac.backbones.tiny import WordTokenizer
+from czsl_sac.blocks import VisualCondenser
+from czsl_sac.clip import CLIPBackbone, CLIPConfig, SoftPrompts, apply_lora
+from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.methods import SAC
-from czsl_sac.modules import VisualCondenser
 from czsl_sac.space import CompositionSpace
-from czsl_sac.text import SoftPrompts
 from czsl_sac.training import checkpoints, loop
 from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import BEST, LAST, METRICS, fit

@@ -21,10 +21,10 @@ from plain_parts import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from czsl_sac.methods.troika import Disentangler, Troika
-from czsl_sac.modules import PatchMaxAligner
-from czsl_sac.modules.conditioned_text import align_in_chunks
-from czsl_sac.modules.traction import CrossModalTraction
+from czsl_sac.blocks import PatchMaxAligner
+from czsl_sac.methods.conditioned_text import align_in_chunks
+from czsl_sac.methods.troika.method import Disentangler, Troika
+from czsl_sac.methods.troika.traction import CrossModalTraction
 
 
 def make(space_name: str = "usual", *, side: int = 2, dim: int = 12, **options) -> Troika:

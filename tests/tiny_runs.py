@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from torchvision.utils import save_image
 
 from czsl_sac import Scenes
-from czsl_sac.backbones import load_backbone
+from czsl_sac.clip import load_backbone
 from czsl_sac.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from czsl_sac.training.presets import PRESETS
 from czsl_sac.training.run import train

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from czsl_sac.cli.options import parse_options
-from czsl_sac.training.schema import check_range
+from czsl_sac.schema import check_range
 
 if TYPE_CHECKING:
-    from czsl_sac.data.checks import CheckedData
+    from czsl_sac.data.checks.checks import CheckedData
     from czsl_sac.data.listing import Problem
 
 
@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
         return 0
 
     from czsl_sac.cli.tables import data_table
-    from czsl_sac.data.checks import check_data  # loads torch and pandas
+    from czsl_sac.data.checks.checks import check_data  # loads torch and pandas
 
     checked = check_data(
         options.data,

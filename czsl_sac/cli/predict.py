@@ -11,8 +11,8 @@ import tyro
 from czsl_sac.cli.options import parse_options
 
 if TYPE_CHECKING:
-    from czsl_sac.reporting.predictions import Prediction
-    from czsl_sac.reporting.run_predictor import RunPredictor
+    from czsl_sac.predict.predictions import Prediction
+    from czsl_sac.predict.run_predictor import RunPredictor
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> int:
         return 0
 
     from czsl_sac.files import write_atomically
-    from czsl_sac.reporting.images import find_files  # loads torch, as do the following
-    from czsl_sac.reporting.run_predictor import RunPredictor
+    from czsl_sac.predict.images import find_files  # loads torch, as do the following
+    from czsl_sac.predict.run_predictor import RunPredictor
 
     paths, missing = find_files(options.images)
     if not paths:
@@ -119,8 +119,8 @@ def _write_file(
 def _write(
     predictor: "RunPredictor", paths: list[Path], options: PredictOptions, stream: TextIO
 ) -> None:
-    from czsl_sac.reporting.formats import write_predictions
-    from czsl_sac.reporting.predictions import top_predictions
+    from czsl_sac.predict.formats import write_predictions
+    from czsl_sac.predict.predictions import top_predictions
 
     def predictions() -> "Iterator[Prediction]":
         # Lines that appear one by one on a terminal leave no room for a bar.

@@ -48,9 +48,9 @@ def run(arguments: list[str]) -> int:
         return 0
 
     from czsl_sac.files import write_atomically
-    from czsl_sac.reporting.page import render  # loads torch, as do the following
-    from czsl_sac.reporting.pictures import require_matplotlib
-    from czsl_sac.reporting.run_report import collect_report
+    from czsl_sac.predict.pictures import require_matplotlib
+    from czsl_sac.report.page import render  # loads torch, as do the following
+    from czsl_sac.report.run_report import collect_report
 
     require_matplotlib("the report's plots")
     report = collect_report(

@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from czsl_sac.cli.options import parse_options
-from czsl_sac.training.schema import check_range
+from czsl_sac.schema import check_range
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def run(arguments: list[str]) -> int:
 
     from czsl_sac.cli.tables import data_table
     from czsl_sac.data.listing import SPLIT_TABLE, read_listing
-    from czsl_sac.data.natural_split import SplitShares
-    from czsl_sac.data.splitting import split_listing, split_table
+    from czsl_sac.data.splitting.natural_split import SplitShares
+    from czsl_sac.data.splitting.splitting import split_listing, split_table
     from czsl_sac.files import write_atomically
 
     folder = options.data if options.data.is_dir() else options.data.parent

@@ -1,7 +1,7 @@
 """The memory bank, written plainly: Eq. 9 (update) and Eq. 10 (prediction) on `[C, N, D]`.
 
 Every composition has N slots of D numbers and every image its own C prototypes, so this form
-is for small sizes; it is the reference that `czsl_sac.modules.EntropyMemoryBank`, which
+is for small sizes; it is the reference that `czsl_sac.blocks.EntropyMemoryBank`, which
 stores what is there and no more, is tested against.
 """
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.blocks.alignment import Aligner
+from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.methods.predictor import ChunkedPredictor, Predictor
-from czsl_sac.modules.alignment import Aligner
 from czsl_sac.space import CompositionSpace
 
 __all__ = [

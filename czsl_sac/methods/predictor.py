@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.blocks.alignment import Aligner, ClassTokenAligner
+from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.functional.losses import composition_probabilities
-from czsl_sac.modules.alignment import Aligner, ClassTokenAligner
 from czsl_sac.space import CompositionSpace
 
 

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.predictor import AlignmentPredictor
-from czsl_sac.modules.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.space import CompositionSpace
-from czsl_sac.text.prompts import SoftPrompts
 
 
 class PromptTuning(CZSLMethod):

@@ -5,13 +5,16 @@ from typing import Any
 
 import torch
 
-from czsl_sac.backbones import (
+from czsl_sac.blocks.alignment import Aligner, build_aligner
+from czsl_sac.blocks.condensation import VisualCondenser
+from czsl_sac.clip import (
     CLIPBackbone,
     apply_adaptformer,
     apply_lora,
     load_backbone,
     store_frozen,
 )
+from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.data import CZSLData, Scenes
 from czsl_sac.methods import (
     CSP,
@@ -23,10 +26,7 @@ from czsl_sac.methods import (
     Troika,
     ZeroShotCLIP,
 )
-from czsl_sac.modules.alignment import Aligner, build_aligner
-from czsl_sac.modules.condensation import VisualCondenser
 from czsl_sac.space import CompositionSpace
-from czsl_sac.text.prompts import SoftPrompts
 from czsl_sac.training.config import (
     BackboneConfig,
     DataConfig,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from czsl_sac.training.schema import check_range, check_types, from_json, to_json
+from czsl_sac.schema import check_range, check_types, from_json, to_json
 
 __all__ = [
     "BackboneConfig",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from czsl_sac.backbones import CLIPBackbone
+from czsl_sac.clip import CLIPBackbone
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.files import save_json, save_tensors
 from czsl_sac.space import CompositionSpace

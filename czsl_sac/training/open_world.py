@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from czsl_sac.backbones.clip import CLIPBackbone
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.prompts import clean_name
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import (
     CZSLEvaluator,
@@ -22,7 +23,6 @@ from czsl_sac.evaluation import (
 from czsl_sac.evaluation.feasibility import InfeasibleRule
 from czsl_sac.methods import CZSLMethod
 from czsl_sac.space import CompositionSpace
-from czsl_sac.text.prompts import clean_name
 from czsl_sac.training.scoring import Protocol, score_split
 
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 
-from czsl_sac.backbones import CLIPBackbone
+from czsl_sac.clip import CLIPBackbone
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.files import save_json, save_tensors, write_atomically

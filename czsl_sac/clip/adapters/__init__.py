@@ -1,0 +1,1 @@
+"""What is trained inside a frozen CLIP: LoRA, AdaptFormer, and their files."""

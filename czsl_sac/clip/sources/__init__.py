@@ -1,0 +1,1 @@
+"""Where CLIP comes from: OpenAI, open_clip, transformers, and the built-in tiny one."""

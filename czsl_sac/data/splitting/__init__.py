@@ -1,0 +1,1 @@
+"""Unseen compositions chosen from one's own images, near-duplicates kept on one side."""

@@ -1,0 +1,297 @@
+"""Troika: three prompts, three views of an image, and texts pulled towards it."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from czsl_sac.blocks.alignment import Aligner, Alignment, ClassTokenAligner, build_aligner
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.prompts import SoftPrompts
+from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
+from czsl_sac.functional.losses import alignment_loss, composition_probabilities
+from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
+from czsl_sac.methods.predictor import ChunkedPredictor, token_features
+from czsl_sac.methods.troika.traction import CrossModalTraction
+from czsl_sac.space import CompositionSpace
+
+Disentangle = Literal["per_patch", "none"]
+TextSide = Literal["tracted", "plain"]
+
+
+class Troika(CZSLMethod):
+    """Compositions, attributes and objects each with a prompt and a view of the image.
+
+    Huang et al., "Troika: Multi-Path Cross-Modal Traction for Compositional Zero-Shot Learning"
+    (CVPR 2024). The composition is compared with the image's tokens, the attribute and the object
+    with what a disentangler makes of them; the texts are pulled towards the image beforehand. The
+    adapters of the vision tower are added to the backbone: `apply_adaptformer(backbone.visual)`.
+
+    `alignment="patch_max"` is the paper's "SA in Troika" (Tab. 6): in all three branches the
+    class token's inner product gives way to the maximum over tokens. It adds no parameter.
+
+    Args:
+        backbone: CLIP with adapters, all else frozen.
+        space: attributes, objects and compositions; the seen ones are trained on.
+        alignment: `"cls"` (Eq. 1, as published), `"patch_max"` (Eq. 2), or an alignment head.
+        prompts: three sets of prompts; None makes them from the backbone's own words, with
+            Troika's dropout of 0.3.
+        disentangle: `"per_patch"`: the disentanglers run on every token that the alignment looks
+            at: on the class token alone with `"cls"`, as published, and on all tokens of the
+            batch, `[B·T, D]` to their BatchNorm, with `"patch_max"`. `"none"`: attribute and
+            object are compared with the tokens as they are.
+        text: `"tracted"`: t', which depends on the image; `"plain"`: t, and no traction.
+        traction_layers: layers of the traction (3 for MIT-States, 2 for UT-Zappos and C-GQA).
+        traction_dropout: its dropout (0.1 for MIT-States, else 0).
+        primitive_loss_weight: weight of the attribute's and the object's loss (C-GQA: 0.1).
+        legacy_patch_norm: normalise the tokens that the traction attends to once, twice and three
+            times for composition, attribute and object, as the published code does; once for all
+            by default.
+        legacy_eval_mode: leave training mode after the first epoch, as the published code does:
+            from the second on, dropout is off and BatchNorm uses the statistics of the first.
+        chunk_size: compositions whose texts of this batch, `[B, chunk_size, D]`, are held at once.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+
+    Examples:
+        >>> from czsl_sac import CompositionSpace, load_backbone
+        >>> from czsl_sac.clip.adapters.adaptformer import apply_adaptformer
+        >>> space = CompositionSpace.closed_world(
+        ...     train=[("red", "cat"), ("blue", "star")], test=[("red", "star")]
+        ... )
+        >>> backbone = load_backbone("tiny").requires_grad_(False)
+        >>> _ = apply_adaptformer(backbone.visual)
+        >>> model = Troika(backbone, space, alignment="patch_max")
+        >>> images = torch.zeros(2, 3, 64, 64)
+        >>> sorted(model(images, torch.tensor([0, 1]), stage="train"))
+        ['attribute', 'composition', 'object', 'total']
+        >>> model.eval().predictor(space)(images).shape
+        torch.Size([2, 3])
+    """
+
+    epochs_started: Tensor
+
+    def __init__(
+        self,
+        backbone: CLIPBackbone,
+        space: CompositionSpace,
+        *,
+        alignment: Alignment | Aligner = "cls",
+        prompts: SoftPrompts | None = None,
+        disentangle: Disentangle = "per_patch",
+        text: TextSide = "tracted",
+        traction_layers: int = 3,
+        traction_dropout: float = 0.1,
+        primitive_loss_weight: float = 1.0,
+        legacy_patch_norm: bool = False,
+        legacy_eval_mode: bool = False,
+        chunk_size: int = 128,
+    ) -> None:
+        super().__init__(backbone, space)
+        for name, value, choices in (
+            ("disentangle", disentangle, get_args(Disentangle)),
+            ("text", text, get_args(TextSide)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r} but must be one of {', '.join(choices)}.")
+        dim = backbone.embed_dim
+        self.aligner = build_aligner(alignment, backbone.temperature)
+        self.prompts = prompts or SoftPrompts(
+            backbone.text, backbone.tokenizer, space.attributes, space.objects, dropout=0.3
+        )
+        self.disentanglers = nn.ModuleList()
+        if disentangle == "per_patch":
+            self.disentanglers.extend(Disentangler(dim) for _ in ("attribute", "object"))
+        self.patch_norm: nn.LayerNorm | None = None
+        self.traction: CrossModalTraction | None = None
+        if text == "tracted":
+            self.patch_norm = nn.LayerNorm(dim)
+            self.traction = CrossModalTraction(dim, traction_layers, dropout=traction_dropout)
+        self.primitive_loss_weight = primitive_loss_weight
+        self.legacy_patch_norm = legacy_patch_norm
+        self.legacy_eval_mode = legacy_eval_mode
+        self.chunk_size = chunk_size
+        self.register_buffer("epochs_started", torch.zeros((), dtype=torch.int64))
+
+    def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return unit t of `pairs` `[C, 2]` and of all attributes and objects, before traction."""
+        composition, attribute, object_ = self.prompts(pairs)
+        return (
+            F.normalize(composition, dim=-1),
+            F.normalize(attribute, dim=-1),
+            F.normalize(object_, dim=-1),
+        )
+
+    def branch_logits(self, images: Tensor, texts: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+        """Return the logits of the three branches.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised.
+            texts: what `text_features` returned.
+
+        Returns:
+            `[B, C]`, `[B, A]` and `[B, O]`.
+        """
+        branches = self.branches(self.backbone.encode_image(images))
+        return [branch(text) for branch, text in zip(branches, texts, strict=True)]
+
+    def branches(self, tokens: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Return what makes logits of texts, for composition, attribute and object.
+
+        Args:
+            tokens: of the images, `[B, T, D]`.
+
+        Returns:
+            Three functions, each from unit texts `[K, D]`, before traction, to logits `[B, K]`.
+        """
+        views = self._views(tokens)
+        if self.traction is None or self.patch_norm is None:
+            return [partial(self.aligner, view) for view in views]
+        normed = self.patch_norm(tokens)
+        context = self.traction.keys_values(normed)
+        branches: list[Callable[[Tensor], Tensor]] = []
+        for branch, view in enumerate(views):
+            if branch and self.legacy_patch_norm:
+                normed = self.patch_norm(normed)
+                context = self.traction.keys_values(normed)
+            tracted = partial(self.traction, context=context)
+            branches.append(partial(self._tracted_logits, view, tracted))
+        return branches
+
+    def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
+        """Return the cross-entropies of the three branches and their weighted sum.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised.
+            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
+            stage: `"train"`.
+
+        Returns:
+            Scalars `composition`, `attribute`, `object` and `total`.
+
+        Raises:
+            ValueError: a target is unseen.
+        """
+        labels = self.seen_targets(targets)
+        truth = (labels, self.seen_pairs[labels, 0], self.seen_pairs[labels, 1])
+        logits = self.branch_logits(images, self.text_features(self.seen_pairs))
+        composition, attribute, object_ = (
+            alignment_loss(s, y) for s, y in zip(logits, truth, strict=True)
+        )
+        return {
+            "composition": composition,
+            "attribute": attribute,
+            "object": object_,
+            "total": composition + self.primitive_loss_weight * (attribute + object_),
+        }
+
+    def train_stage(self, stage: str) -> None:
+        """Set training mode; with `legacy_eval_mode` for the first epoch alone."""
+        self.train(not (self.legacy_eval_mode and bool(self.epochs_started > 0)))
+        self.epochs_started += 1
+
+    def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
+        """Return a predictor over `space`: the composition's logit plus p(a) p(o)."""
+        return _TroikaPredictor(self, space)
+
+    def _tracted_logits(
+        self, view: Tensor, tracted: Callable[[Tensor], Tensor], text: Tensor
+    ) -> Tensor:
+        return align_in_chunks(self.aligner, view, tracted, (text,), self.chunk_size)
+
+    def _views(self, tokens: Tensor) -> list[Tensor]:
+        """Return what composition, attribute and object are compared with, `[B, T, D]` each."""
+        if isinstance(self.aligner, ClassTokenAligner):
+            tokens = tokens[:, :1]
+        if not self.disentanglers:
+            return [tokens] * 3
+        return [tokens, *(disentangler(tokens) for disentangler in self.disentanglers)]
+
+
+class Disentangler(nn.Module):
+    """dropout(relu(BatchNorm(linear(token)))), one token like the other.
+
+    A single token in training, of which BatchNorm cannot take a variance, is normalised by the
+    running statistics and leaves them as they are: a last batch of one image trains too.
+
+    Args:
+        dim: D.
+        dropout: probability of zeroing an entry in training.
+
+    Shape:
+        `[B, T, D]` → `[B, T, D]`, non-negative.
+
+    Examples:
+        >>> Disentangler(8)(torch.randn(3, 5, 8)).shape
+        torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, dim: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim)
+        self.norm = nn.BatchNorm1d(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the tokens as one primitive sees them, `[B, T, D]`."""
+        rows = self.linear(tokens).flatten(0, 1)
+        norm = self.norm
+        if self.training and len(rows) == 1:
+            rows = F.batch_norm(
+                rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+            )
+        else:
+            rows = norm(rows)
+        return self.dropout(F.relu(rows)).unflatten(0, tokens.shape[:2])
+
+
+class _TroikaPredictor(ChunkedPredictor):
+    @torch.no_grad()
+    def __init__(self, method: Troika, space: CompositionSpace) -> None:
+        super().__init__(space)
+        self.method = method
+        self.pairs = primitive_indices(method, space)
+        self.texts = method.text_features(self.pairs)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the tokens `[B, T, D]`."""
+        return self.method.backbone.encode_image(images)
+
+    @torch.no_grad()
+    def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
+        """Yield logits plus p(a|x) p(o|x), `[B, c]`."""
+        branches = self.method.branches(encoded)
+        attribute, object_ = (
+            composition_probabilities(branch(text), 1.0)
+            for branch, text in zip(branches[1:], self.texts[1:], strict=True)
+        )
+        for text, pairs in zip(
+            self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
+        ):
+            yield combine_primitives(
+                PathProbabilities(branches[0](text), attribute, object_), pairs
+            )
+
+    @torch.no_grad()
+    def compared(self, encoded: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens and the texts `[B, D]` of `columns` `[B]`, pulled to each image."""
+        method, text = self.method, self.texts[0][columns]
+        if method.traction is None or method.patch_norm is None:
+            return encoded, text
+        context = method.traction.keys_values(method.patch_norm(encoded))
+        return encoded, own_texts(method.traction(text, context))
+
+    @property
+    def gap_text(self) -> Tensor:
+        """The compositions' texts before traction, `[C, D]`."""
+        return self.texts[0]
+
+    def gap_features(self, encoded: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the class token, and what the head compares with the composition's text."""
+        return token_features(self.method.aligner, encoded, self.texts[0][targets])

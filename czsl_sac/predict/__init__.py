@@ -1,0 +1,1 @@
+"""Image files in, named compositions and heat maps out."""

@@ -1,1 +1,0 @@
-"""What a finished run says: predictions of image files, heat maps, and a page about the run."""
