@@ -216,7 +216,7 @@ def test_number_of_small_objects(number):
     owners = data.draw(1, torch.arange(32), data.split("val").targets[:32]).owners.flatten(1)
     shown = [len(row.unique()) - int((row == 0).any()) - 1 for row in owners]
     assert max(shown) == number
-    assert sum(shown) > 0.95 * 32 * number  # hardly one is covered wholly
+    assert sum(shown) >= 0.95 * 32 * number  # hardly one is covered wholly
 
 
 @pytest.mark.parametrize("context", ["labels", "foreign"])
