@@ -1,4 +1,4 @@
-"""Evaluation: the seen-unseen evaluator, open-world feasibility, the modality gap."""
+"""Evaluation: the seen-unseen evaluator, open-world feasibility, the modality gap, pointing."""
 
 from czsl_sac.evaluation.evaluator import CZSLEvaluator
 from czsl_sac.evaluation.feasibility import (
@@ -12,6 +12,7 @@ from czsl_sac.evaluation.modality_gap import (
     modality_gap_l2,
     relative_modality_gap,
 )
+from czsl_sac.evaluation.pointing import Pointing, PointingResult
 from czsl_sac.evaluation.result import CZSLResult
 from czsl_sac.evaluation.word_vectors import read_word_vectors
 
@@ -20,6 +21,8 @@ __all__ = [
     "CZSLResult",
     "Feasibility",
     "ModalityGap",
+    "Pointing",
+    "PointingResult",
     "feasibility_scores",
     "mask_infeasible",
     "modality_gap_l2",
