@@ -94,7 +94,7 @@ def tiny_clip(weights: str | os.PathLike[str] | None = TINY_WEIGHTS) -> CLIPBack
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(
             f"weights: there is no file {str(weights)!r}; make one with "
-            "benchmarks/pretrain_tiny_clip.py"
+            "python -m benchmarks pretrain_tiny_clip"
         )
     tokenizer = WordTokenizer()
     config = CLIPConfig(
