@@ -243,6 +243,8 @@ def main(argv: list[str] | None = None) -> None:
     """
     options = tyro.cli(Options, args=argv, description=__doc__)
     torch.set_num_threads(options.threads)
+    if options.device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32
     pretrain(options)
     if options.quiet:
         return
