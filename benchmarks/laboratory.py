@@ -8,13 +8,8 @@ Each command continues where it stopped; what has a row in its CSV is not done a
 `docs/laboratory.md` says what came out.
 """
 
-from typing import Annotated
-
 import tyro
-from dataclasses import dataclass
-@dataclass(frozen=True)
-class DrawOptions:
-    """x."""
+
 from benchmarks.lab.clips import ClipOptions, run_clips
 
 
@@ -24,10 +19,5 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: the part and its options; None takes them from the command line.
     """
-    options = tyro.cli(
-        Annotated[ClipOptions, tyro.conf.subcommand("clips")]
-        | Annotated[DrawOptions, tyro.conf.subcommand("draw")],
-        args=argv,
-        description=__doc__,
-    )
+    options = tyro.cli(ClipOptions, args=argv, description=__doc__)
     run_clips(options)

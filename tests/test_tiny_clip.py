@@ -228,5 +228,5 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, monkeypatch):
 
 
 def test_a_policy_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="policy is .salint. but must be one of salient"):
+    with pytest.raises(ValueError, match="policy is 'salint' but must be one of salient"):
         script.pretrain(script.Options(tmp_path / "x", policy="salint"))

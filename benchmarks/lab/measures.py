@@ -11,10 +11,7 @@ from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.data import Scenes
 from czsl_sac.data.protocol import SplitName
 from czsl_sac.data.scenes import SmallObjects
-from czsl_sac.evaluation import CZSLEvaluator, ModalityGap, Pointing
-
-KINDS = ("class", "tokens", "patches")
-"""Which tokens meet the texts: the class token, the best of all, the best patch."""
+from czsl_sac.evaluation import Pointing, TokenMeter
 
 
 @dataclass(frozen=True)
@@ -80,52 +77,34 @@ def measure_tokens(
         batch_size: images encoded at once.
 
     Returns:
-        By name: `auc_class`, `auc_tokens`, `auc_patches` (fractions); `wins`, share of the images
-        in which the best of all tokens for the true composition is a patch; `point`, pointing
-        accuracy of the best patch for the true composition, and `point_chance`; `small` and
-        `small_chance`, the same for the small objects' compositions, NaN where no text names them;
-        `rmg_class` and `rmg_patch`, the relative modality gap of the class token and of the best
-        patch.
+        Fractions by name: `auc_class_token`, `auc_tokens`, `auc_patches`, by the tokens that meet
+        the texts; `wins`, share of the images in which the best of all tokens for the true
+        composition is a patch; `point`, pointing accuracy of the best patch for the true
+        composition, and `point_chance`; `small` and `small_chance`, the same for the small
+        objects' compositions, NaN where no text names them; `rmg_class_token` and `rmg_patches`,
+        the relative modality gap of the class token and of the best patch.
     """
-    data, text = views.data, F.normalize(text, dim=-1)
-    space, device = data.space, text.device
-    candidates = data.candidates(views.split)
-    evaluators = {kind: CZSLEvaluator(space, candidates=candidates) for kind in KINDS}
-    gaps = {"class": ModalityGap(text), "patch": ModalityGap(text)}
-    labelled, small, won = Pointing(), Pointing(), 0
+    device = text.device
+    meter = TokenMeter(text, views.data.space, candidates=views.data.candidates(views.split))
+    small = Pointing()
     for batch in views.batches(batch_size):
-        tokens = F.normalize(encode(views.images[batch].to(device)), dim=-1).float()
-        targets = views.targets[batch].to(device)
-        similarity = tokens @ text.T  # [B, T, C]
-        scores = {
-            "class": similarity[:, 0],
-            "tokens": similarity.amax(1),
-            "patches": similarity[:, 1:].amax(1),
-        }
-        for kind, evaluator in evaluators.items():
-            evaluator.update(scores[kind].cpu(), views.targets[batch])
-        of_patches = similarity[:, 1:]
-        number = of_patches.shape[1]
-        places = torch.arange(len(targets), device=device)
-        best = of_patches[places, :, targets].argmax(1)
-        labelled.update(best, views.masks[batch], patches=number)
-        gaps["class"].update(tokens[:, 0], targets)
-        gaps["patch"].update(tokens[places, 1 + best], targets)
-        won += int((scores["patches"] > scores["class"])[places, targets].sum())
+        tokens = F.normalize(encode(views.images[batch].to(device)), dim=-1)
+        meter.update(tokens, views.targets[batch], views.masks[batch])
         compositions = views.small.compositions[batch]
         image, which = (compositions >= 0).nonzero(as_tuple=True)
-        named = compositions[image, which].to(device)
-        found = of_patches[image.to(device), :, named].argmax(1)
-        small.update(found, views.small.masks[batch][image, which], patches=number)
-    result = {f"auc_{kind}": evaluator.compute().auc for kind, evaluator in evaluators.items()}
-    pointed = labelled.compute()
-    result |= {"wins": won / len(views.targets)}
-    result |= {"point": pointed.accuracy, "point_chance": pointed.chance}
-    result |= {"small": float("nan"), "small_chance": float("nan")}
-    if data.context == "labels":
-        pointed = small.compute()
-        result |= {"small": pointed.accuracy, "small_chance": pointed.chance}
-    return result | {f"rmg_{kind}": gap.relative() for kind, gap in gaps.items()}
+        patches = tokens[image.to(device), 1:]
+        named = meter.text[compositions[image, which].to(device)]
+        best = (patches @ named[..., None])[..., 0].argmax(1)
+        small.update(best, views.small.masks[batch][image, which], patches=patches.shape[1])
+    answers = meter.compute()
+    result = {f"auc_{kind}": value for kind, value in answers.auc.items()}
+    result |= {f"rmg_{kind}": value for kind, value in answers.modality_gap.items()}
+    result["wins"] = answers.patch_wins
+    named_small = small.compute() if views.data.context == "labels" else None
+    for name, pointing in (("point", answers.pointing), ("small", named_small)):
+        result[name] = pointing.accuracy if pointing else float("nan")
+        result[f"{name}_chance"] = pointing.chance if pointing else float("nan")
+    return result
 
 
 @torch.inference_mode()

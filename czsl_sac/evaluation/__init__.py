@@ -14,6 +14,7 @@ from czsl_sac.evaluation.modality_gap import (
 )
 from czsl_sac.evaluation.pointing import Pointing, PointingResult
 from czsl_sac.evaluation.result import CZSLResult
+from czsl_sac.evaluation.token_answers import TokenAnswers, TokenKind, TokenMeter
 from czsl_sac.evaluation.word_vectors import read_word_vectors
 
 __all__ = [
@@ -23,6 +24,9 @@ __all__ = [
     "ModalityGap",
     "Pointing",
     "PointingResult",
+    "TokenAnswers",
+    "TokenKind",
+    "TokenMeter",
     "feasibility_scores",
     "mask_infeasible",
     "modality_gap_l2",
