@@ -8,9 +8,12 @@ Each command continues where it stopped; what has a row in its CSV is not done a
 `docs/laboratory.md` says what came out.
 """
 
+from typing import Annotated
+
 import tyro
 
 from benchmarks.lab.clips import ClipOptions, run_clips
+from benchmarks.lab.map import MapOptions, run_map
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,5 +22,12 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: the part and its options; None takes them from the command line.
     """
-    options = tyro.cli(ClipOptions, args=argv, description=__doc__)
-    run_clips(options)
+    parts = (
+        Annotated[ClipOptions, tyro.conf.subcommand("clips")]
+        | Annotated[MapOptions, tyro.conf.subcommand("map")]
+    )
+    options = tyro.cli(parts, args=argv, description=__doc__)
+    if isinstance(options, ClipOptions):
+        run_clips(options)
+    else:
+        run_map(options)
