@@ -33,7 +33,7 @@ class MapOptions:
     """Whether the built-in CLIP has its part of the map too."""
     contexts: tuple[Context, ...] = ("labels", "foreign")
     """Where small objects come from."""
-    clutters: tuple[float, ...] = (0.5, 0.75)
+    clutters: tuple[float, ...] = (0.5, 0.75, 1.0)
     """Clutter of the scenes."""
     budgets: tuple[int, ...] = (11_520, 46_080)
     """Presentations of an image in training."""
