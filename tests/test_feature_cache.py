@@ -18,7 +18,6 @@ from czsl_sac.training import feature_cache
 from czsl_sac.training.config import (
     BackboneConfig,
     DataConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
 )

@@ -18,7 +18,7 @@ from czsl_sac.predict import pictures
 from czsl_sac.predict.heatmaps import Looks, class_attention, look_at, panels_of
 from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 
 METHODS = {
     "zero-shot": {},

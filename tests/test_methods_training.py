@@ -14,7 +14,7 @@ from czsl_sac.clip import apply_adaptformer
 from czsl_sac.files import load_tensors
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, OptimConfig, TrainConfig
+from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import BEST, fit
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session

@@ -21,7 +21,7 @@ from czsl_sac.evaluation import (
 )
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session

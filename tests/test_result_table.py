@@ -6,7 +6,7 @@ import pytest
 from evaluation_cases import evaluate, make_case
 
 from czsl_sac.cli.tables import result_table
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 
 CONFIG = TrainConfig(method=options_of("csp"))
 

@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
 
-from czsl_sac.data import CZSLData
+from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method, check_data
@@ -104,6 +104,7 @@ def train(
             folder.write_record(record)
             if checkpoint is not None:
                 folder.derive(checkpoint)
+            tqdm.write(_header(method, data, record, folder, session))
         return _train(method, data, record, folder, session, checkpoint, start)
 
 
@@ -133,6 +134,24 @@ def _train(
         test,
         perf_counter() - start,
         trained=True,
+    )
+
+
+def _header(
+    method: CZSLMethod, data: CZSLData, record: RunRecord, folder: RunFolder, session: Session
+) -> str:
+    """What runs where, in three lines."""
+    config = record.config
+    images = ", ".join(f"{len(data.split(n))} {n}" for n in get_args(SplitName))  # type: ignore[arg-type]
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    processes = session.accelerator.num_processes
+    precision = "float32" if session.precision == "no" else session.precision
+    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    return (
+        f"{config.method.label} on {data.name} into {folder.path}: {session.device}, {precision}, "
+        f"{processes} process{'es' if processes > 1 else ''}.\n"
+        f"Images: {images}. Compositions: {len(data.space)}, {int(data.space.seen_mask.sum())} "
+        f"seen. Trained parameters: {trained:,}.\n{versions}."
     )
 
 
