@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from itertools import dropwhile
 from typing import Any, TypeVar
 
 import tyro
@@ -180,7 +181,8 @@ def _one_sentence(command: str) -> Iterator[None]:
 
 def _until_rule(rows: list[str]) -> Iterator[str]:
     """The first block of text of a box: what follows a rule is tyro's advice."""
-    for row in rows:
+    # Where the terminal has no box characters, a rule stands below the title too.
+    for row in dropwhile(lambda row: not row, rows):
         if not row:
             return
         yield row

@@ -1,6 +1,7 @@
 """What a data set offers to training and evaluation."""
 
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -38,4 +39,16 @@ class CZSLData(Protocol):
         """Compositions that a prediction on a split may name, [C] bool.
 
         In the closed world: those of the split and those of the training split.
+        """
+
+
+@runtime_checkable
+class HasMasks(Protocol):
+    """Items of which it is known where their object is."""
+
+    def masks(self, indices: Sequence[int]) -> Tensor:
+        """Return where the labelled objects show in the images, `[B, H, W]` bool.
+
+        Args:
+            indices: of the items.
         """
