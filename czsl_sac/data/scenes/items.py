@@ -136,7 +136,7 @@ class SceneDataset(Dataset[tuple[Tensor, int]]):
 
 @cache
 def _kept(fingerprint: str) -> dict[int, Tensor]:
-    """The kept images by item, of all data sets of this process with the same fingerprint."""
+    """Return the kept images by item, of all data sets of this process with this fingerprint."""
     return {}
 
 
