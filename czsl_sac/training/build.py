@@ -142,7 +142,7 @@ def build_method(
         model.alignment,
         _temperature(model, backbone),
         reduction=model.reduction,
-        tokens=model.tokens,
+        token_choice=model.tokens,
         class_weight=model.cls_weight,
         dim=backbone.embed_dim,
     )
