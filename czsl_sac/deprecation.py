@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-__all__ = ["keyword_options", "renamed_options"]
+__all__ = ["keyword_options", "renamed_options", "warn_renamed"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +70,11 @@ def keyword_options(function: F) -> F:
         return function(*args[:places], **given, **options)
 
     return cast(F, call)
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn the caller's caller that a method goes by another name now."""
+    _warn(f"{old} is now {new}: rename it")
 
 
 def _name(function: Callable[..., Any]) -> str:
