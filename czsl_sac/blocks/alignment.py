@@ -86,6 +86,24 @@ class Aligner(nn.Module):
             )
         return values, indices
 
+    def winners(self, tokens: Tensor, text: Tensor) -> Tensor | None:
+        """Return the token that each image's text meets, 0 for the class token.
+
+        Args:
+            tokens: `[B, T, D]`, the class token first.
+            text: one text per image, `[B, D]`.
+
+        Returns:
+            `[B]` int64, or None where nothing is won: all tokens are weighed, or there is one.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        check_tokens_and_text(tokens, text.unsqueeze(1))
+        tokens, text = F.normalize(tokens, dim=-1), F.normalize(text, dim=-1)
+        indices = self._align(tokens, text.unsqueeze(1), True)[1]
+        return None if indices is None else indices[:, 0]
+
     def compared_feature(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Return the vector of each image that its text is compared with: s = ⟨vector, t⟩.
 
@@ -322,6 +340,9 @@ class ClassTokenAligner(Aligner):
     ) -> tuple[Tensor, Tensor | None]:
         values = class_token_similarity(tokens[:, :1], text)
         return values, torch.zeros_like(values, dtype=torch.int64)
+
+    def winners(self, tokens: Tensor, text: Tensor) -> None:
+        """Return None: the class token has no rival."""
 
     def _compared(self, tokens: Tensor, text: Tensor) -> Tensor:
         return tokens[:, 0]

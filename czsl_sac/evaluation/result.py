@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from czsl_sac.evaluation.chance import Chance, chance_row, small_sample_warnings
 from czsl_sac.evaluation.curve import Protocol
+from czsl_sac.evaluation.patch_shares import patch_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,8 @@ class CZSLResult:
             with all objects.
         modality_gap: `relative_modality_gap` and `modality_gap_l2` of each kind of image feature,
             by its name; empty where no features were seen.
+        patch_shares: how much of the work patches do, see `PatchShares`; empty where a method
+            compares none.
 
     Examples:
         >>> import numpy as np
@@ -85,6 +88,7 @@ class CZSLResult:
     object_recall: dict[str, float] = field(default_factory=dict, repr=False)
     world: World = "closed"
     modality_gap: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
+    patch_shares: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def hm_seen(self) -> float:
@@ -116,8 +120,8 @@ class CZSLResult:
         )
 
     def notes(self) -> list[str]:
-        """Return sentences on what the figures hide: lost bias steps, ties, a small split."""
-        sentences = []
+        """Return sentences on what the figures hide: patches that do nothing, a small split, …"""
+        sentences = patch_notes(self.patch_shares)
         if self.bias_lost > _WORTH_A_NOTE:
             sentences.append(
                 f"The legacy protocol's bias of 1000 decides {100 * self.bias_lost:.1f} % of the "
@@ -164,6 +168,7 @@ class CZSLResult:
             "unseen_candidates": self.unseen_candidates,
             "unseen_compositions": self.unseen_compositions,
             "threshold": self.threshold,
+            "patch_shares": dict(self.patch_shares),
             "modality_gap": {name: dict(gap) for name, gap in self.modality_gap.items()},
         }
         if details:
