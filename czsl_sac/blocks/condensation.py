@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import heads_of
+from czsl_sac.blocks.token_scores import heads_of
 from czsl_sac.checks import check_range
 from czsl_sac.deprecation import keyword_options
 

@@ -97,15 +97,7 @@ class CZSLEvaluator:
         self._buckets = torch.zeros(len(space), dtype=torch.int64)
         thresholds = 0
         if feasibility is not None:
-            if feasibility.scores.shape != (len(space),):
-                raise ValueError(
-                    f"feasibility has {len(feasibility.scores)} scores but must have {len(space)}, "
-                    "one a composition: make it for this space."
-                )
-            if bool(feasibility.scores[seen].any()):
-                raise ValueError(
-                    "feasibility has scores at seen compositions but they must be 0: set them so."
-                )
+            feasibility.check_space(space)
             self._buckets = feasibility.buckets.cpu()
             thresholds = len(feasibility.thresholds)
         unseen = self.candidates & ~seen

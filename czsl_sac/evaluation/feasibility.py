@@ -154,6 +154,22 @@ class Feasibility:
         if bool((thresholds.diff() < 0).any()):
             raise ValueError("thresholds fall somewhere but must ascend: sort them.")
 
+    def check_space(self, space: CompositionSpace) -> None:
+        """Refuse a space that the scores were not made for.
+
+        Raises:
+            ValueError: their number differs, or a seen composition has another score than 0.
+        """
+        if self.scores.shape != (len(space),):
+            raise ValueError(
+                f"feasibility has {len(self.scores)} scores but must have {len(space)}, one a "
+                "composition: make it for this space."
+            )
+        if bool(self.scores[space.seen_mask].any()):
+            raise ValueError(
+                "feasibility has scores at seen compositions but they must be 0: set them so."
+            )
+
     @property
     def buckets(self) -> Tensor:
         """`[C]` int64: how many of the thresholds each composition passes, 0 to K."""
