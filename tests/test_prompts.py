@@ -169,20 +169,26 @@ def test_errors(backbone):
     tower, tokenizer = backbone.text, backbone.tokenizer
     with pytest.raises(ValueError, match=r"attributes has the name '\.', which holds no word"):
         SoftPrompts(tower, tokenizer, ["."], OBJECTS)
-    with pytest.raises(
-        ValueError, match=r"objects must be a sequence of one or more names, got \["
-    ):
+    with pytest.raises(ValueError, match=r"objects is \[\] but must be one or more names"):
         SoftPrompts(tower, tokenizer, ATTRIBUTES, [])
-    with pytest.raises(ValueError, match=r"attributes must be a sequence of .*, got 'wet'"):
+    with pytest.raises(ValueError, match=r"attributes is 'wet' but must be one or more names"):
         SoftPrompts(tower, tokenizer, "wet", OBJECTS)
-    with pytest.raises(ValueError, match=r"template 'a a .* 84 tokens, .* at most 77: shorten it"):
+    with pytest.raises(
+        ValueError,
+        match=r"template is 'a a .* 84 tokens, but they must have at most 77, .*: shorten it",
+    ):
         make(backbone, template="a " * 80)
-    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match=r"dropout is 1.0 but must be below 1.0"):
         make(backbone, dropout=1.0)
     prompts = make(backbone)
-    with pytest.raises(ValueError, match=r"pairs must be integers of shape \[K, 2\], .* \[4\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"pairs is torch.int64 of shape \[4\] but must be integers of shape \[K, 2\]",
+    ):
         prompts.compositions(PAIRS[:, 0])
-    with pytest.raises(ValueError, match=r"pairs must be integers .* torch.float32"):
+    with pytest.raises(
+        ValueError, match=r"pairs is torch.float32 of shape \[4, 2\] but must be integers"
+    ):
         prompts(PAIRS.float())
 
 

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from czsl_sac.clip.adapters.adaptformer import AdaptFormer, apply_adaptformer
-from czsl_sac.clip.adapters.lora import LoRA, apply_lora
+from czsl_sac.clip.adapters.lora import apply_lora
+from czsl_sac.clip.adapters.low_rank import LoRA
 from czsl_sac.clip.prefix_tree import sort_prompts
 from czsl_sac.clip.text_tower import TextTower
 
@@ -253,13 +254,13 @@ def test_token_ids_share_where_it_pays(monkeypatch):
     eot = torch.tensor([3, 3, 3, 4, 1, 1])  # the last is a prefix of the others
     expected = plain(tower, tower.token_embedding.weight, ids, eot + 1)
     calls: list[int] = []
-    shared = TextTower._encode_sorted
+    shared = TextTower._encode_tree
 
-    def spy(self, table, prompts):
-        calls.append(prompts.num_tokens())
-        return shared(self, table, prompts)
+    def spy(self, table, tree):
+        calls.append(tree.num_tokens)
+        return shared(self, table, tree)
 
-    monkeypatch.setattr(TextTower, "_encode_sorted", spy)
+    monkeypatch.setattr(TextTower, "_encode_tree", spy)
     assert_close(tower(ids, eot), expected, rtol=1e-10, atol=1e-10)
     assert calls == [9]  # of 6 x 5 that ran otherwise
     (gradient,) = gradients(tower(ids, eot), [tower.token_embedding.weight])
@@ -284,7 +285,10 @@ def test_tree():
     assert tree.positions[tree.inputs].tolist() == [0, 1, 2, 2, 3, 3, 3]
     assert len(tree.symbols) == 6  # 7 at position 3 is one input of two tokens
     assert tree.paths.root == 2
-    assert tree.end_paths.queries[tree.ends].tolist() == [2, 4, 5, 6]
+    assert tree.rows.tolist() == [0, 1, 2, 3]  # the prompts as they were given
+    assert tree.end_paths.queries[tree.ends].tolist() == [6, 4, 5, 2]
+    part = prompts.tree(2, 4)
+    assert (part.rows.tolist(), part.end_paths.queries[part.ends].tolist()) == ([0, 2], [5, 4])
     used, compact = prompts.compact()
     assert used.tolist() == [0, 1, 5, 6, 7, 8]
     assert compact.symbols[0].tolist() == [2, 3, 0, -1]
@@ -312,17 +316,21 @@ def test_no_prompts():
 def test_errors():
     tower = make_tower()
     table, symbols = torch.randn(3, WIDTH), torch.zeros(2, 4, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"table must have shape \[S, 8\], got \[3, 7\]"):
+    with pytest.raises(ValueError, match=r"table has the shape \[3, 7\] but must be \[S, 8\]"):
         tower.encode_shared(table[:, 1:], symbols)
-    with pytest.raises(ValueError, match=r"symbols must be integers of shape \[P, n\].* \[2\]"):
+    with pytest.raises(
+        ValueError, match=r"symbols is torch.int64 of shape \[2\] but must be integers"
+    ):
         tower.encode_shared(table, symbols[:, 0])
-    with pytest.raises(ValueError, match=r"symbols has 13 tokens a prompt, .* at most 12"):
+    with pytest.raises(
+        ValueError, match=r"symbols has 13 tokens a prompt but must have at most 12"
+    ):
         tower.encode_shared(table, symbols.new_zeros(2, 13))
-    with pytest.raises(ValueError, match=r"symbols must be rows of the table, 0..2, got 0..3"):
+    with pytest.raises(ValueError, match=r"symbols is in 0..3 but must be in 0..2"):
         tower.encode_shared(table, torch.tensor([[0, 3]]))
-    with pytest.raises(ValueError, match="lengths must hold one number for each of the 2 prompts"):
+    with pytest.raises(ValueError, match=r"lengths has the shape \[1\] but must be \[2\]"):
         tower.encode_shared(table, symbols, torch.tensor([4]))
-    with pytest.raises(ValueError, match=r"lengths must be in 1..4, got 0..5"):
+    with pytest.raises(ValueError, match=r"lengths is 0..5 but must be in 1..4"):
         tower.encode_shared(table, symbols, torch.tensor([0, 5]))
-    with pytest.raises(ValueError, match="kept_gib must be 0 or more GiB, got -1"):
+    with pytest.raises(ValueError, match=r"kept_gib is -1.0 but must be at least 0"):
         make_tower(kept_gib=-1.0)
