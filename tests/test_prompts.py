@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.config import CLIPConfig
+from czsl_sac.clip.prefix_tree import FixedPrompts
 from czsl_sac.clip.prompts import SoftPrompts, clean_name
 from czsl_sac.clip.sources.openai import OpenAITokenizer
 
@@ -116,6 +117,36 @@ def test_chunks_give_the_same_features_and_gradients(backbone, monkeypatch):
         torch.autograd.grad(chunked.square().sum(), parameters), wanted, strict=True
     ):
         assert_close(got, want)
+
+
+def test_the_same_pairs_are_prepared_once(backbone, monkeypatch):
+    prompts, pairs = make(backbone), PAIRS.clone()
+    made = []
+
+    def spy(symbols):
+        made.append(len(symbols))
+        return FixedPrompts(symbols)
+
+    monkeypatch.setattr("czsl_sac.clip.prompts.FixedPrompts", spy)
+    features = prompts(pairs)
+    assert sorted(made) == [2, 3, 4]
+    for again, first in zip(prompts(pairs), features, strict=True):
+        assert torch.equal(again, first)
+    embedded = prompts.embed_compositions(pairs)
+    last = torch.full((4,), embedded.shape[1] - 1)
+    assert_close(backbone.text.encode_embeddings(embedded, last), features[0])
+    assert len(made) == 3
+    pairs[0] = torch.tensor([2, 1])  # the same tensor, changed in place
+    changed = prompts.compositions(pairs)
+    assert len(made) == 4
+    assert_close(changed[0], prompts.compositions(PAIRS[3:])[0])
+    assert_close(changed[1:], features[0][1:])
+    assert torch.equal(copy.deepcopy(prompts).compositions(pairs), prompts.compositions(pairs))
+    with torch.inference_mode():  # in which torch counts no changes
+        pairs = PAIRS.clone()
+        prompts.compositions(pairs)
+        pairs[0] = torch.tensor([2, 1])
+        assert_close(prompts.compositions(pairs), changed)
 
 
 def test_dropout_is_on_the_whole_table_in_training_alone(backbone):

@@ -13,6 +13,7 @@ from czsl_sac.clip.adapters.lora import apply_lora, merged_state_dict
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.config import CLIPConfig
 from czsl_sac.clip.precision import store_frozen
+from czsl_sac.clip.prefix_tree import FixedPrompts
 from czsl_sac.clip.prompts import SoftPrompts, clean_name
 from czsl_sac.clip.sources.open_clip import from_open_clip, load_open_clip
 from czsl_sac.clip.sources.transformers import from_transformers, load_transformers
@@ -23,6 +24,7 @@ from czsl_sac.clip.vision import PatchFeatures, VisionTower
 __all__ = [
     "CLIPBackbone",
     "CLIPConfig",
+    "FixedPrompts",
     "SoftPrompts",
     "TextTower",
     "Tokenizer",

@@ -88,7 +88,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], bool]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file makes of torch's readers has no end
         foreign = "holds Python objects beside tensors"
-        reason = foreign if "Unsupported" in str(error) else "is damaged or of another kind"
+        reason = foreign if "Unsupported global" in str(error) else "is damaged or of another kind"
         raise ValueError(
             f"{path} {reason} but must be an archive of OpenAI's CLIP or a state dict saved by "
             "torch.save: fetch it again, or save model.state_dict() alone."

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["in_autocast", "linear"]
+__all__ = ["autocasts", "in_autocast", "linear"]
 
 
 class _StoredLinear(torch.autograd.Function):
@@ -52,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
     if not (weight.requires_grad or bias.requires_grad):
         return _StoredLinear.apply(x, weight, bias)
-    if torch.is_autocast_enabled(x.device.type):  # which keeps the cast of a trained weight
+    if autocasts(x.device):  # which keeps the cast of a trained weight
         return F.linear(x, weight, bias)
     return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
@@ -63,7 +63,15 @@ def in_autocast(x: Tensor) -> Tensor:
     Args:
         x: of any shape.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(device))
+    if autocasts(x.device) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(x.device.type))
     return x
+
+
+def autocasts(device: torch.device) -> bool:
+    """Tell whether autocast is on for a device, which torch cannot be asked of "meta".
+
+    Args:
+        device: any.
+    """
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -137,10 +137,9 @@ class TextTower(nn.Module):
         if self._chunk_size is not None:
             return self._chunk_size
         smallest, largest = _CHUNK_SIZES
-        device = self.positional_embedding.device
-        if device.type != "cuda":
+        if self._device.type != "cuda":
             return smallest
-        memory = torch.cuda.get_device_properties(device).total_memory
+        memory = torch.cuda.get_device_properties(self._device).total_memory
         room = int(_MEMORY_SHARE * memory / (tokens * self._bytes_a_token()))
         return max(smallest, min(largest, room))
 
@@ -354,6 +353,10 @@ class TextTower(nn.Module):
         inputs = embeddings + self.positional_embedding.index_select(0, tree.positions)
         blocks = cast(Sequence[ResidualAttentionBlock], self.transformer.resblocks)
         return self.project(run_blocks(blocks, tree, inputs))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.positional_embedding.device
 
     def _is_trained(self) -> bool:
         return any(parameter.requires_grad for parameter in self.parameters())

@@ -285,7 +285,8 @@ class Transformer(nn.Module):
         Returns:
             Tokens `[B, n, W]`.
         """
-        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+        learns = x.requires_grad or any(p.requires_grad for p in block.parameters())
+        if not (self.gradient_checkpointing and torch.is_grad_enabled() and learns):
             return block(x, is_causal=is_causal)
         tokens: Tensor = checkpoint(
             block,

@@ -81,6 +81,7 @@ class VisionTower(nn.Module):
     ) -> None:
         super().__init__()
         width = config.vision_width
+        self.num_patches = config.num_patches
         self.patch_features = patch_features
         self.patch_drop = patch_drop
         self.patch_drop_eval = patch_drop_eval
@@ -124,6 +125,10 @@ class VisionTower(nn.Module):
     def patch_drop(self, value: float) -> None:
         check_range("patch_drop", value, low=0.0, below=1.0)
         self._patch_drop = value
+        # A whole number: a share that changes would become a symbol of torch.compile.
+        self._kept_patches = self.num_patches - min(
+            round(value * self.num_patches), self.num_patches - 1
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images.
@@ -209,8 +214,8 @@ class VisionTower(nn.Module):
             )
         patches = self.conv1(images.to(self.proj.dtype)).flatten(2).transpose(1, 2)
         patches = patches + self.positional_embedding[1:]
-        if self.patch_drop and (self.training or self.patch_drop_eval):
-            patches = _drop_patches(patches, self.patch_drop)
+        if self.training or self.patch_drop_eval:
+            patches = _keep_patches(patches, self._kept_patches)
         class_token = (self.class_embedding + self.positional_embedding[0]).expand(
             patches.shape[0], 1, -1
         )
@@ -221,9 +226,9 @@ class VisionTower(nn.Module):
         return self.ln_post(states) @ self.proj
 
 
-def _drop_patches(patches: Tensor, rate: float) -> Tensor:
-    """Keep a random 1 - `rate` of the patches `[B, L, W]` of each image, at least one, in order."""
-    count = patches.shape[1]
-    kept = count - min(round(rate * count), count - 1)
+def _keep_patches(patches: Tensor, kept: int) -> Tensor:
+    """Keep a random choice of the patches `[B, L, W]` of each image, in their order."""
+    if kept == patches.shape[1]:
+        return patches
     places = torch.rand(patches.shape[:2], device=patches.device).topk(kept, dim=1).indices
     return patches.take_along_dim(places.sort(dim=1).values.unsqueeze(-1), dim=1)

@@ -16,8 +16,8 @@ What follows from that:
   `remove_parametrizations` on the copy would break the original.
 - There is no dropout on the input of the low-rank term.
 - The package's own towers add the term to what the frozen weight gives, where that takes fewer
-  operations than to add it to the weight (`LoRA.is_cheaper_beside`): in training, unless there are
-  fewer tokens than the matrix is wide. Both ways are equal to rounding. In the weight the sum is at
+  operations than to add it to the weight (`LoRA.is_cheaper_beside`): in training, unless the rank
+  is near the width. Both ways are equal to rounding. In the weight the sum is at
   least float32, also over weights kept in half precision, and is rounded once where the product is
   of lower precision. On the modules of others, which want weight and input of one dtype, the sum
   has the weight's precision: half-precision weights round a small term against the weight; it

@@ -4,6 +4,7 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022).
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from math import sqrt
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from czsl_sac.checks import check_choice, check_range
-from czsl_sac.clip.linear import in_autocast, linear
+from czsl_sac.clip.linear import autocasts, in_autocast, linear
 
 __all__ = ["WHOLE", "LoRA", "Scaling", "project"]
 
@@ -84,7 +85,8 @@ class LoRA(nn.Module):
         if self.widen:
             dtype = torch.promote_types(dtype, self.lora_A.dtype)
         # Not in autocast's precision: the term would lose what the sum is wide enough for.
-        with torch.autocast(weight.device.type, enabled=False):
+        kind = weight.device.type
+        with torch.autocast(kind, enabled=False) if autocasts(weight.device) else nullcontext():
             terms = iter(((up @ down) * self.scale).to(dtype))
         stacked = weight.to(dtype).chunk(len(self.parts))
         return torch.cat(
@@ -99,7 +101,9 @@ class LoRA(nn.Module):
 
         In the weight, n tokens cost a gradient of the whole weight, n · out · in multiplications,
         which a frozen weight has no other use for, and three times r · out · in for the terms;
-        beside it, three times n · r · (in + out). Without gradients the weight is the place.
+        beside it, three times n · R · (in + out), R being the rank of all parts together. So
+        query, key and value of width W have their terms beside them up to a rank of W / 12.
+        Without gradients the weight is the place.
 
         Args:
             x: input of the product, `[..., in]`.
@@ -107,14 +111,12 @@ class LoRA(nn.Module):
         """
         if weight.requires_grad or not (torch.is_grad_enabled() and self.lora_A.requires_grad):
             return False
-        if not torch.is_autocast_enabled(x.device.type) and x.dtype != self.lora_A.dtype:
+        if not autocasts(x.device) and x.dtype != self.lora_A.dtype:
             return False  # half precision would round the term away; in the weight it is widened
         rows, columns = weight.shape
         tokens = x.numel() // columns
-        adapted = self.lora_B.shape[0]
-        inside = tokens * rows * columns + 3 * self.rank * adapted * columns
-        beside = 3 * tokens * (self.lora_A.shape[0] * columns + self.rank * adapted)
-        return beside < inside
+        inside = tokens * rows * columns + 3 * self.lora_B.numel() * columns
+        return 3 * tokens * len(self.lora_A) * (columns + rows) < inside
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor, parts: slice) -> Tensor:
         """Return x (W + scale · B A)ᵀ + b, W and B A multiplied one after the other.
