@@ -34,7 +34,14 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
         ValueError: the name is unknown.
         FileNotFoundError: the file does not exist.
     """
-    backbone = load_backbone(config.backbone)
+    backbone = load_backbone(
+        config.backbone,
+        activation=config.activation,
+        patch_features=config.patch_features,
+        patch_drop=config.patch_drop,
+        patch_drop_eval=config.patch_drop_eval,
+    )
+    backbone.text.chunk_size = config.text_chunk_size
     backbone.requires_grad_(False)
     if config.train_backbone == "full":
         backbone.visual.requires_grad_(True)
