@@ -8,7 +8,7 @@ from photographs import LOOK, write_image
 from torch.utils.data import DataLoader
 
 from czsl_sac.cli import main
-from czsl_sac.data.images import UnreadableImageError
+from czsl_sac.data.reading import UnreadableImageError
 from czsl_sac.data.table import ImageTable
 
 SPLITS = {

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from photographs import LOOK, write_folders, write_image
 
-from czsl_sac.data.listing import Entry, read_listing
+from czsl_sac.data.listing import Entry
+from czsl_sac.data.sources.read import read_listing
 from czsl_sac.data.table import ImageTable
 
 ROWS = [
@@ -85,11 +86,20 @@ def test_parquet_without_pyarrow_says_what_to_install(
     [
         ("", r"t.csv cannot be read as a table \(No columns"),
         ("picture,attribute\n", "lacks the column image and object; it has picture, attribute:"),
-        ("image,attribute,object\n", "lists no image: a folder holds folders named"),
-        ("image,attribute,object\na,b\n,c,d\n", r"2 rows lack .*: row 2, row 3. Fill or drop"),
-        ("image,attribute,object,split\na,b,c,train\na,b,c,dev\n", r"1 rows .*: row 3 \('dev'\)"),
+        ("image,attribute,object\n", "lists no image. A folder holds folders named"),
+        (
+            "image,attribute,object\na,b\n,c,d\n",
+            r"rows without .* \(2\): row 2, row 3. Fill or drop",
+        ),
+        (
+            "image,attribute,object,split\na,b,c,train\na,b,c,dev\n",
+            r"rows with a split .* \(1\): row 3 \('dev'\)",
+        ),
         ("image,attribute,object\na,b,c\n", "does not say which images are for training"),
-        ("image,attribute,object,split\na,b,c,train\nd,e,f,val\n", "no image in the test split"),
+        (
+            "image,attribute,object,split\na,b,c,train\nd,e,f,val\n",
+            "has no test image whose composition",
+        ),
         (
             "image,attribute,object,split\na,b,c,train\nd,b,e,val\nd,b,c,test\n",
             "t.csv has no val image of a seen composition, and the metrics need some of both",
@@ -109,10 +119,14 @@ def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_other_things_are_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no data set at .*nowhere: give a folder with"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no data set at .*nowhere: the path does not exist; give a folder"
+    ):
         read_listing(tmp_path / "nowhere")
     (tmp_path / "t.txt").touch()
-    with pytest.raises(ValueError, match=r"t.txt is no table: its suffix must be .csv or .parquet"):
+    with pytest.raises(
+        ValueError, match=r"t.txt is no table: its suffix is '.txt' but must be .csv or .parquet"
+    ):
         read_listing(tmp_path / "t.txt")
 
 
@@ -137,10 +151,13 @@ def test_folders_are_attribute_and_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("very_ripe_apple", "1 folders have several underscores, .*: very_ripe_apple. Keep one"),
-        ("apple", "1 folders are not named attribute_object: apple. Rename or remove them."),
-        ("_apple", "1 folders are not named attribute_object: _apple"),
-        ("ripe__apple", "1 folders are not named attribute_object: ripe__apple"),
+        (
+            "very_ripe_apple",
+            r"folders with several underscores, .* \(1\): very_ripe_apple. Keep one",
+        ),
+        ("apple", r"folders not named attribute_object \(1\): apple. Rename or remove them."),
+        ("_apple", r"folders not named attribute_object \(1\): _apple"),
+        ("ripe__apple", r"folders not named attribute_object \(1\): ripe__apple"),
     ],
 )
 def test_folder_names_that_say_too_little_are_refused(

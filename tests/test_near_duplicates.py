@@ -9,12 +9,17 @@ from hypothesis import strategies as st
 from photographs import write_image
 from PIL import Image, ImageEnhance
 
-from czsl_sac.data.near_duplicates import group_near_duplicates, near_pairs
-from czsl_sac.data.scan import difference_hash, scan_images
+from czsl_sac.data.near_duplicates import difference_hash, group_near_duplicates, near_pairs
+from czsl_sac.data.scan import scan_images
 
 
 def distance(a: int, b: int) -> int:
     return (a ^ b).bit_count()
+
+
+def alike(hashes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of pictures whose thumbnails are all the same."""
+    return np.array(hashes, dtype=np.uint64), np.zeros((len(hashes), 192), dtype=np.uint8)
 
 
 # Few bits vary, so that near ones are common.
@@ -32,7 +37,7 @@ def test_pairs_are_those_of_a_loop(hashes: list[int], limit: int, chunk: int) ->
     }
     found = [
         pair
-        for i, j in near_pairs(np.array(hashes, dtype=np.uint64), limit, chunk)
+        for i, j in near_pairs(*alike(hashes), limit, chunk_size=chunk)
         for pair in zip(i.tolist(), j.tolist(), strict=True)
     ]
     assert len(found) == len(wanted)
@@ -47,7 +52,7 @@ def test_groups_are_those_of_a_loop(hashes: list[int], limit: int) -> None:
         for i in range(j):
             if distance(hashes[i], hashes[j]) <= limit:
                 wanted = [wanted[i] if group == wanted[j] else group for group in wanted]
-    groups = group_near_duplicates(np.array(hashes, dtype=np.uint64), limit).tolist()
+    groups = group_near_duplicates(*alike(hashes), limit).tolist()
     assert len(set(groups)) == len(set(wanted)) == len(set(zip(groups, wanted, strict=True)))
 
 
@@ -85,7 +90,8 @@ def test_a_scan_tells_what_it_saw(tmp_path: Path, decode: bool) -> None:
     assert [fact.path for fact in (a, b, c, cut)] == ["a.jpg", "b.jpg", "c.jpg", "cut.jpg"]
     assert (a.problem, a.format, c.format) == (None, "JPEG", "PNG")
     assert a.digest == b.digest != c.digest
-    assert (a.bits is not None, a.bits) == (decode, b.bits)
+    assert (a.hash is not None, a.hash) == (decode, b.hash)
+    assert (len(a.thumbnail), a.bits) == (192 * decode, 8)
     assert (cut.problem is not None) == decode
     assert "no readable image" in (text.problem or "")
     assert gone.problem == "missing"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from czsl_sac.cli import main
 from czsl_sac.data import Scenes
-from czsl_sac.data.listing import read_listing
+from czsl_sac.data.sources.read import read_listing
 from czsl_sac.data.table import ImageTable
 
 PAIRS = list(product(("green", "ripe", "rotten"), ("apple", "fig", "pear")))
@@ -45,7 +45,7 @@ def test_the_seed_decides(photos: Path) -> None:
     tables = []
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         out = photos.parent / f"{name}.csv"
-        assert main(["split", str(photos), "--seed", seed, "--out", str(out)]) == 0
+        assert main(["split", str(photos), "--seed", seed, "--output", str(out)]) == 0
         tables.append(out.read_text())
     assert tables[0] == tables[1] != tables[2]
     assert pd.read_csv(photos.parent / "a.csv")["image"][0].startswith("photos/green_apple/")
@@ -66,7 +66,10 @@ def test_near_duplicates_stay_on_one_side(photos: Path, capsys: pytest.CaptureFi
         for path in sorted((photos / f"{attribute}_{obj}").iterdir()):
             shutil.copy(path, path.with_name(f"copy{path.name}"))
     assert main(["split", str(photos)]) == 0
-    assert "90 groups of near-duplicates stay together, the largest of 2" in capsys.readouterr().out
+    assert (
+        "90 groups of near-duplicates stay together, the largest of 2 images."
+        in capsys.readouterr().out
+    )
     split = pd.read_csv(photos / "split.csv").set_index("image")["split"]
     assert len(split) == 180
     assert all(split[image] == split[image.replace("copy", "")] for image in split.index)
@@ -105,21 +108,22 @@ def test_bad_images_stop_a_split_or_are_left_out(
     (photos / "green_fig/03.jpg").write_text("damaged")
     assert main(["split", str(photos)]) == 2
     told = capsys.readouterr().err
-    assert f"1 images of {photos} are missing or damaged: green_fig/03.jpg (no readable" in told
+    assert f"images of {photos} are missing or damaged (1): green_fig/03.jpg (no readable" in told
     assert "--on-bad-image skip" in told
     assert main(["split", str(photos), "--on-bad-image", "skip"]) == 0
-    assert "1 images cannot be read and are left out: green_fig/03.jpg" in capsys.readouterr().out
+    assert (
+        "Left out because they cannot be read: 1 image, green_fig/03.jpg" in capsys.readouterr().out
+    )
     assert len(pd.read_csv(photos / "split.csv")) == 89
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "split.txt"], "out must end in .csv, got split.txt"),
+        (["--output", "split.txt"], "output is split.txt but must end in .csv"),
         (["--unseen-val", "0.9"], "unseen_val and unseen_test are 0.9 and 0.2 but must be above"),
-        (["--seed", "-1"], "seed must be at least 0, got -1"),
-        (["--near-duplicates", "65"], "near_duplicates must be at most 64, got 65"),
-        (["--near-duplicates", "64"], "compositions keep no image of their own, since all are"),
+        (["--seed", "-1"], "seed is -1 but must be at least 0: raise it"),
+        (["--near-duplicates", "65"], "near_duplicates is 65 but must be at most 64: lower it"),
     ],
 )
 def test_a_wrong_request_is_one_line(

@@ -12,7 +12,8 @@ from PIL import Image
 from czsl_sac.clip import load_backbone
 from czsl_sac.data.counts import TAB7_COUNTS
 from czsl_sac.data.images import image_transform
-from czsl_sac.data.standard import METADATA, SPLIT, StandardLayout, read_pairs
+from czsl_sac.data.sources.standard import METADATA, SPLIT, read_pairs
+from czsl_sac.data.standard import StandardLayout
 from czsl_sac.training.build import build_data
 from czsl_sac.training.config import DataConfig
 
@@ -30,7 +31,7 @@ RECORDS = [
     ("unripe apple", "val"),
     ("ripe apple", "val"),
     ("old mango", "test"),
-    ("ripe mango", "holdout"),  # neither train nor val: test
+    ("ripe mango", "test"),
     ("NA mango", "train"),
     ("ripe apple", "NA"),
     ("old apple", "test"),  # a pair of no list
@@ -155,8 +156,11 @@ def test_a_damaged_image_is_named(root: Path) -> None:
         (b"not a pickle", r"cannot be read \(Weights only load failed"),
         (b"", r"cannot be read \(EOFError\): fetch it again"),
         ([datetime.date.today()], "holds Python objects, and reading those would run code"),
-        ([{"image": 1, "attr": "ripe", "obj": "apple", "set": "val"}], "all of them text"),
-        ([{"image": "a.jpg"}], "must hold a list of records"),
+        (
+            [{"image": 1, "attr": "ripe", "obj": "apple", "set": "val"}],
+            r"record 0 \(counted from 0\) has '1' \(int\) as image, which must be text",
+        ),
+        ([{"image": "a.jpg"}], "record 0 .* has no attr: fetch"),
         (
             [{"image": "a.jpg", "attr": "ripe", "obj": "apple", "set": "train"}],
             "has no val image",
@@ -181,9 +185,15 @@ def test_a_line_of_three_words_is_named(root: Path) -> None:
 
 def test_unknown_split(root: Path) -> None:
     data = StandardLayout(root, name="fruit", **LOOK)
-    with pytest.raises(ValueError, match="name is 'training'"):
+    with pytest.raises(
+        ValueError,
+        match="name is 'training' but must be one of train, val, test: did you mean train",
+    ):
         data.split("training")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="name is 'training'"):
+    with pytest.raises(
+        ValueError,
+        match="name is 'training' but must be one of train, val, test: did you mean train",
+    ):
         data.candidates("training")  # type: ignore[arg-type]
 
 
@@ -223,10 +233,14 @@ def test_a_record_outside_its_splits_pairs_is_named(root: Path) -> None:
     records.append({"image": "x.jpg", "attr": "old", "obj": "mango", "set": "train"})
     records.append({"image": "y.jpg", "attr": "old", "obj": "mango", "set": "val"})
     torch.save(records[:-1], path)
-    with pytest.raises(ValueError, match=r"puts 1 images into the train split .* x.jpg \(old man"):
+    with pytest.raises(
+        ValueError, match=r"images in the train split whose .* \(1\): x.jpg \(old man"
+    ):
         StandardLayout(root, name="fruit", **LOOK)
     torch.save([*records[:-2], records[-1]], path)
-    with pytest.raises(ValueError, match=r"puts 1 images into the val split .* y.jpg \(old man"):
+    with pytest.raises(
+        ValueError, match=r"images in the val split whose .* \(1\): y.jpg \(old man"
+    ):
         StandardLayout(root, name="fruit", **LOOK)
 
 
