@@ -1,16 +1,19 @@
 """czsl-sac check-data: all faults are found at once; the exit code says if one spoils a result."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from photographs import write_folders, write_image, write_standard_layout
+from photographs import LOOK, write_folders, write_image, write_standard_layout
 
 from czsl_sac.cli import main
 from czsl_sac.data.checks.data import check_data
 from czsl_sac.data.sources.standard import METADATA, SPLIT
+from czsl_sac.data.standard import StandardLayout
 
 FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"
 
@@ -283,3 +286,50 @@ def test_real_photographs(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "2543 images, 3 attributes × 5 objects, 15 compositions" in told
     assert "test            10.00  33.33  8.66   1.67" in told
+
+
+def test_names_are_told_with_every_character_visible(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(root / "images/\x1b[2Jnew.jpg", 50)
+    append(root, "train", "ri\u200bpe apple")
+    append(root, "train", "\x1b[31mred apple")
+    edit_records(root, ("gone\n1.jpg", "ripe", "apple", "train"))
+    assert main(["check-data", str(root)]) == 1
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\u200b" not in told
+    assert "image files in no list (1)\n  \\x1b[2Jnew.jpg\n" in told
+    assert "names read as the same words (1)\n  attributes 'ripe' = 'ri\\u200bpe'\n" in told
+    assert "names with characters that cannot be seen (2)\n  ri\\u200bpe\n" in told
+    assert "images missing or damaged (1)\n  gone\\n1.jpg (missing)\n" in told
+    with pytest.raises(ValueError, match=r"same words \(1\): attributes 'ripe' = 'ri\\u200bpe'"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_one_is_told_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folders(tmp_path, [("ripe", "apple")], 1)
+    assert main(["check-data", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("1 image of 1 composition, without a split")
+    assert "(1)\n  of 1 composition 0 can be unseen while every attribute and every obj" in told
+    assert told.endswith("\n1 kind of problem would spoil a result; 0 notes.\n")
+
+
+def test_an_empty_folder_is_no_sound_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-data", str(tmp_path)]) == 1
+    assert "ERROR: data sets without an image (1)" in capsys.readouterr().out
+
+
+def test_neither_torch_nor_torchvision_is_loaded_for_own_images(tmp_path: Path) -> None:
+    write_folders(tmp_path, [("ripe", "apple")], 1)
+    code = f"""
+import sys
+from czsl_sac.cli import main
+main(["check-data", {str(tmp_path)!r}])
+print({{"torch", "torchvision"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\nset()\n")

@@ -1,6 +1,7 @@
 """Own images from tables and folders: what is read, and what is said when something is wrong."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,9 +9,14 @@ import pandas as pd
 import pytest
 from photographs import LOOK, write_folders, write_image
 
+from czsl_sac.data.checks.data import check_data
 from czsl_sac.data.listing import Entry
+from czsl_sac.data.names import read_alike, read_as
 from czsl_sac.data.sources.read import read_listing
+from czsl_sac.data.sources.standard import read_pairs
 from czsl_sac.data.table import ImageTable
+
+SPLITS = Path(__file__).parents[1].parent / "shared/data/splits"
 
 ROWS = [
     ("a.jpg", "very ripe", "apple", "train"),
@@ -25,6 +31,7 @@ COLUMNS = ["image", "attribute", "object", "split"]
 
 def write_table(path: Path, rows: list[tuple[str, ...]] = ROWS, **options: object) -> Path:
     frame = pd.DataFrame(rows, columns=COLUMNS[: len(rows[0])])
+    path.parent.mkdir(exist_ok=True)
     frame.to_csv(path, index=False, **options)  # type: ignore[call-overload]
     for number, row in enumerate(rows):
         write_image(path.parent / row[0], number)
@@ -174,3 +181,150 @@ def test_a_folder_with_a_split_is_the_table_in_it(tmp_path: Path) -> None:
     assert ImageTable(tmp_path, **LOOK).name == tmp_path.name
     assert len(ImageTable(tmp_path, **LOOK).records["train"]) == 2
     assert read_listing(tmp_path, use_split=False).entries == []
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_are_understood(tmp_path: Path, separator: str) -> None:
+    text = 'image,attribute,object,note\n"a;b.jpg",ripe,apple,x\n'.replace(",", separator)
+    (tmp_path / "t.csv").write_text(text)
+    (entry,) = read_listing(tmp_path / "t.csv").entries
+    assert entry == Entry("a;b.jpg", ("ripe", "apple"), None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_no_part_of_a_name(tmp_path: Path, encoding: str) -> None:
+    text = "image,attribute,object\na.jpg,reif,Äpfel\n"
+    (tmp_path / "t.csv").write_text(text, encoding=encoding)
+    assert read_listing(tmp_path / "t.csv").entries == [Entry("a.jpg", ("reif", "Äpfel"), None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,attribute,object\na.jpg,ripe,apple,train\n", "Expected 3 fields in line 2, saw 4"),
+        ("image,attribute,object,image\na.jpg,b,c,d.jpg\n", "has the column image twice: keep one"),
+        ("image, image,attribute,object\na.jpg,b.jpg,c,d\n", "has the column image twice: keep"),
+        ("im\x1bage,attribute,object\n", r"lacks the column image; it has im\\x1bage, attribute"),
+    ],
+)
+def test_a_crooked_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_listing(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("ripe_fig\\1.jpg", "ripe_fig/1.jpg"),
+        ("/ripe_fig/1.jpg", "ripe_fig/1.jpg"),
+        ("images/ripe_fig/1.jpg", "ripe_fig/1.jpg"),
+        ("\\images\\ripe_fig\\1.jpg", "ripe_fig/1.jpg"),
+        ("./ripe_fig//1.jpg", "ripe_fig/1.jpg"),
+        ("ripe_fig/x/../1.jpg", "ripe_fig/1.jpg"),
+        (" ripe_fig/1.jpg ", "ripe_fig/1.jpg"),
+        ("ripe_fig/ 2.jpg", "ripe_fig/ 2.jpg"),
+        (" 3.jpg", " 3.jpg"),  # where there is such a file
+        ("C:\\photos\\1.jpg", "C:/photos/1.jpg"),
+        ("/nowhere/1.jpg", "/nowhere/1.jpg"),
+        ("..\\1.jpg", "../1.jpg"),
+    ],
+)
+def test_a_path_is_the_file_that_is_meant(tmp_path: Path, written: str, found: str) -> None:
+    for name in ("ripe_fig/1.jpg", "ripe_fig/ 2.jpg", " 3.jpg", "../1.jpg"):
+        write_image(tmp_path / "data" / name, 0)
+    table = tmp_path / "data/t.csv"
+    pd.DataFrame([(written, "ripe", "fig")], columns=COLUMNS[:3]).to_csv(table, index=False)
+    assert read_listing(table).entries == [Entry(found, ("ripe", "fig"), None)]
+
+
+def test_images_outside_the_folder_are_told(tmp_path: Path) -> None:
+    rows = [(f"../{row[0]}", *row[1:]) if row[0] == "a.jpg" else row for row in ROWS]
+    table = write_table(tmp_path / "data/t.csv", rows)
+    with pytest.warns(
+        UserWarning, match=r"images of .*t.csv outside its folder are read \(1\): ../a"
+    ):
+        ImageTable(table, **LOOK)
+    cases = {p.title: (p.spoils, p.cases) for p in check_data(table).problems}
+    assert cases["images outside the table's folder"] == (False, ["../a.jpg"])
+
+
+def test_a_table_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path / "split.csv")
+    monkeypatch.chdir(tmp_path)
+    for source in (Path("split.csv"), Path()):
+        data = ImageTable(source, **LOOK)
+        assert data.name == ("split" if source.suffix else tmp_path.name)
+        assert data.split("train")[0][0].shape == (3, 32, 32)
+
+
+def test_what_systems_leave_is_no_data(tmp_path: Path) -> None:
+    write_folders(tmp_path, [("ripe", "apple"), ("very-ripe", "fig")], 2)
+    for name in ("__MACOSX/ripe_apple/._00.jpg", "ripe_apple/.DS_Store", "@eaDir/x_y/1.jpg"):
+        write_image(tmp_path / name, 1, format="JPEG")
+    for name in ("Thumbs.db", "desktop.ini", "._00.jpg"):
+        (tmp_path / "ripe_apple" / name).touch()
+    listing = read_listing(tmp_path)
+    assert (len(listing.entries), listing.problems) == (4, [])
+    assert {problem.title for problem in check_data(tmp_path).problems} == {
+        "reasons for which czsl-sac split refuses these images"
+    }
+
+
+def test_names_that_clip_reads_alike_are_refused(tmp_path: Path) -> None:
+    assert read_as("Caf\u00e9 ") == read_as("cafe\u0301") == read_as("CAFE\u0301\u200b") == "café"
+    same = (
+        "very ripe",
+        "Very.Ripe",
+        " very  ripe",
+        "very\u00a0ripe",
+        "very ri\u200bpe",
+        "VERY RIPE",
+    )
+    for name in same[1:]:
+        rows = [(image, a.replace("NA", name), o, s) for image, a, o, s in ROWS]
+        listed = read_alike([("very ripe", "apple"), (name, "fig")])
+        assert len(listed) == 1
+        assert "'very ripe'" in listed[0]
+        if name != " very  ripe":  # a table's cells are stripped
+            table = write_table(tmp_path / "t.csv", rows)
+            with pytest.raises(
+                ValueError, match=r"read as the same words \(1\): attributes '.* = '"
+            ):
+                ImageTable(table, **LOOK)
+    assert read_alike([("very", "ripe apple"), ("very ripe", "apple")]) == [
+        "compositions 'very + ripe apple' = 'very ripe + apple'"
+    ]
+    assert read_alike([("Faux.Fur", "shoes"), ("faux-fur", "shoe"), ("faux_fur", "shoes")]) == []
+
+
+@pytest.mark.skipif(not SPLITS.is_dir(), reason="the pair lists are not on this machine")
+@pytest.mark.parametrize("name", ["ut-zappos", "mit-states", "cgqa"])
+def test_the_benchmarks_names_are_all_read_differently(name: str) -> None:
+    assert read_alike(p for path in (SPLITS / name).glob("*.txt") for p in read_pairs(path)) == []
+
+
+def test_the_fingerprint_knows_images_and_labels_again(tmp_path: Path) -> None:
+    def prints(folder: str, rows: list[tuple[str, ...]]) -> list[str]:
+        shutil.copytree(tmp_path / "one", tmp_path / folder, dirs_exist_ok=True)
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        frame.to_csv(tmp_path / folder / "t.csv", index=False)
+        data = ImageTable(tmp_path / folder / "t.csv", **LOOK)
+        return [data.fingerprint(split) for split in ("train", "val", "test")]
+
+    write_table(tmp_path / "one/t.csv", [*ROWS, ("e.jpg", "NA", "apple", "train")])
+    rows = [*ROWS, ("e.jpg", "NA", "apple", "train")]
+    first = prints("two", rows)
+    assert len(set(first)) == 3
+    assert prints("three", rows[::-1]) == first  # in another order
+    splits = {"c2.jpg": "train", "b.jpg": "val"}
+    swapped = [(*row[:3], splits.get(row[0], row[3])) for row in rows]
+    changed = prints("four", swapped)
+    assert [a == b for a, b in zip(first, changed, strict=True)] == [False, False, True]
+    relabelled = [("b.jpg", "very ripe", *row[2:]) if row[0] == "b.jpg" else row for row in rows]
+    changed = prints("five", relabelled)
+    assert [a == b for a, b in zip(first, changed, strict=True)] == [False, True, True]
+    write_image(tmp_path / "two/d.jpg", 99)
+    data = ImageTable(tmp_path / "two/t.csv", **LOOK)
+    assert data.fingerprint("test") != first[2]
+    assert data.fingerprint("train") == first[0]

@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from photographs import write_image
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
-from czsl_sac.data.near_duplicates import difference_hash, group_near_duplicates, near_pairs
+from czsl_sac.data.near_duplicates import (
+    difference_hash,
+    group_near_duplicates,
+    near_pairs,
+    thumbnail,
+)
 from czsl_sac.data.scan import scan_images
 
 
@@ -95,3 +100,26 @@ def test_a_scan_tells_what_it_saw(tmp_path: Path, decode: bool) -> None:
     assert (cut.problem is not None) == decode
     assert "no readable image" in (text.problem or "")
     assert gone.problem == "missing"
+
+
+def test_colour_and_detail_tell_apart_what_the_hash_takes_for_one(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", 0)
+    picture = Image.open(tmp_path / "a.png")
+    turned = Image.merge("RGB", picture.split()[::-1])  # red for blue: other colours
+    altered = [
+        ImageEnhance.Brightness(picture).enhance(0.8),
+        ImageEnhance.Contrast(picture).enhance(1.2),
+        picture.resize((240, 160)),
+        turned,
+        ImageOps.invert(picture),
+        Image.new("RGB", (60, 40), "white"),
+    ]
+    looks = np.stack([np.frombuffer(thumbnail(p), np.uint8) for p in [picture, *altered]])
+    same = np.zeros(len(looks), dtype=np.uint64)
+    assert group_near_duplicates(same, looks).tolist() == [0, 0, 0, 0, 1, 2, 3]
+
+
+def test_flat_pictures_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    looks = (200 + rng.integers(-3, 3, (4, 192))).astype(np.uint8)
+    assert group_near_duplicates(np.zeros(4, dtype=np.uint64), looks).tolist() == [0] * 4

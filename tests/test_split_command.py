@@ -2,17 +2,23 @@
 
 import runpy
 import shutil
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from photographs import LOOK, write_folders
-from PIL import Image
+from photographs import LOOK, write_folders, write_standard_layout
+from PIL import Image, ImageDraw
 
 from czsl_sac.cli import main
 from czsl_sac.data import Scenes
+from czsl_sac.data.near_duplicates import group_near_duplicates
+from czsl_sac.data.scan import hashes_of, scan_images
 from czsl_sac.data.sources.read import read_listing
+from czsl_sac.data.splitting.listing import split_listing
 from czsl_sac.data.table import ImageTable
 
 PAIRS = list(product(("green", "ripe", "rotten"), ("apple", "fig", "pear")))
@@ -143,3 +149,114 @@ def test_the_worked_example_writes_what_split_reads(tmp_path: Path) -> None:
     assert {entry.pair for entry in listing.entries} == set(Scenes().space.pairs)
     with Image.open(tmp_path / listing.entries[0].image) as image:
         assert (image.format, image.size) == ("JPEG", (64, 64))
+
+
+def test_photographs_on_white_ground_are_not_all_one(tmp_path: Path) -> None:
+    """Their difference hashes nearly agree, since they are white around much the same outline."""
+    rng = np.random.default_rng(0)
+    for attribute, obj in PAIRS:
+        for number in range(12):
+            noise = Image.fromarray(rng.integers(0, 160, (3, 3, 3), dtype=np.uint8))
+            picture, outline = Image.new("RGB", (64, 64), "white"), Image.new("L", (64, 64))
+            ImageDraw.Draw(outline).ellipse((20, 12, 44, 52), fill=255)
+            picture.paste(noise.resize((64, 64), Image.Resampling.BICUBIC), (0, 0), outline)
+            path = tmp_path / f"{attribute}_{obj}/{number:02}.png"
+            path.parent.mkdir(exist_ok=True)
+            picture.save(path)
+    listing = read_listing(tmp_path)
+    facts = scan_images(tmp_path, [entry.image for entry in listing.entries])
+    hashes, looks = hashes_of(facts)
+    assert np.bincount(group_near_duplicates(hashes, np.zeros_like(looks))).max() > 60  # of 108
+    made = split_listing(listing)
+    assert len(made.largest_group) < 10
+    assert len(made.conflicting) < 4
+
+
+def test_a_group_that_swallows_a_fifth_is_told_with_the_remedy(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        for obj in ("apple", "fig", "pear"):
+            shutil.copy(photos / "green_fig/00.jpg", photos / f"ripe_{obj}/copy{number}.jpg")
+    assert main(["split", str(photos)]) == 0
+    told = capsys.readouterr().err
+    assert "one group of near-duplicates holds 22 of 111 images, which all" not in told
+    for number in range(7, 9):
+        shutil.copy(photos / "green_fig/00.jpg", photos / f"ripe_fig/copy{number}.jpg")
+    assert main(["split", str(photos), "--overwrite"]) == 0
+    told = capsys.readouterr().err
+    assert "czsl-sac: warning: one group of near-duplicates holds 24 of 113 images" in told
+    assert "pass a smaller --near-duplicates (such as 4 or 0), or None to compare no images" in told
+
+
+def test_check_data_says_that_split_will_refuse(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for attribute, obj in PAIRS:
+        if attribute != "green" and obj != "fig":
+            shutil.rmtree(photos / f"{attribute}_{obj}")
+    assert main(["check-data", str(photos)]) == 1
+    told = capsys.readouterr().out
+    assert "ERROR: reasons for which czsl-sac split refuses these images (1)" in told
+    assert main(["split", str(photos)]) == 2
+    error = capsys.readouterr().err.removeprefix("czsl-sac: error: ").strip()
+    assert error.startswith("of 5 compositions 1 can be unseen")
+    assert f"  {error}\n" in told
+
+
+def test_too_few_compositions_are_told_before_any_image_is_read(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in photos.iterdir():
+        if folder.name != "green_fig":
+            shutil.rmtree(folder)
+    (photos / "green_fig/00.jpg").write_text("damaged")
+    assert main(["split", str(photos)]) == 2
+    assert "of 1 composition 0 can be unseen" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence(photos: Path) -> None:
+    (photos / "split.csv").write_text("old")
+    code = f"""
+import resource, signal, sys
+from czsl_sac.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.exit(main(["split", {str(photos)!r}, "--overwrite"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"czsl-sac: error: {photos}/split.csv cannot be written, since its disk is full (File too "
+        "large): free some space, or choose another place with --output"
+    )
+    assert [p.read_text() for p in photos.iterdir() if p.is_file()] == ["old"]
+
+
+def test_names_with_control_characters(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "green_fig").rename(photos / "d\x1b[31med_fig")
+    assert main(["split", str(photos)]) == 0
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert ("d\x1b[31med", "fig") in ImageTable(photos, **LOOK).space.pairs
+    (photos / "d\x1b[31med_fig/00.jpg").write_text("damaged")
+    assert main(["split", str(photos), "--overwrite"]) == 2
+    assert "(1): d\\x1b[31med_fig/00.jpg (no readable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--out", "--outputs"])
+def test_near_misses_of_output_are_suggested(
+    photos: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["split", str(photos), option, "a.csv"]) == 2
+    assert "did you mean --output?" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_split_of_its_own_is_not_split_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_standard_layout(tmp_path, {s: ["a b"] for s in ("train", "val", "test")}, [])
+    assert main(["split", str(tmp_path)]) == 2
+    assert "is in the standard layout, which has a split of its own" in capsys.readouterr().err
+    assert main(["split", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: the path does not exist; give a folder" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from photographs import LOOK
 from PIL import Image
 
 from czsl_sac.clip import load_backbone
+from czsl_sac.data.checks.data import check_data
 from czsl_sac.data.counts import TAB7_COUNTS
 from czsl_sac.data.images import image_transform
 from czsl_sac.data.sources.standard import METADATA, SPLIT, read_pairs
@@ -293,3 +294,72 @@ def test_real_photographs() -> None:
     }
     image, _ = data.split("test")[0]
     assert image.shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("valid", "val"), ("Test", "test"), ("dev", "")])
+def test_a_record_of_an_unknown_set_is_named(root: Path, name: str, meant: str) -> None:
+    records = torch.load(root / METADATA, weights_only=True)
+    records[3]["set"] = name
+    torch.save(records, root / METADATA)
+    hint = rf": did you mean {meant}\?" if meant else ""
+    found = rf"set that is not train, val or test \(1\): ripe_apple/3.jpg \('{name}'{hint}\). Corr"
+    with pytest.raises(ValueError, match=found):
+        StandardLayout(root, name="fruit", **LOOK)
+    problems = {problem.title: problem for problem in check_data(root).problems}
+    assert problems["images with a set that is not train, val or test"].spoils
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(root: Path) -> None:
+    wanted = StandardLayout(root, name="fruit", **LOOK)
+    for split, pairs in PAIRS.items():
+        (root / SPLIT / f"{split}_pairs.txt").write_text("\n".join(pairs), "utf-8-sig")
+    marked = StandardLayout(root, name="fruit", **LOOK)
+    assert (marked.space, marked.records) == (wanted.space, wanted.records)
+    (root / SPLIT / "val_pairs.txt").write_bytes("unripe äpple".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"val_pairs.txt is no text in UTF-8 \(invalid .* byte 7"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_a_faulty_record_is_told_by_number_and_key(root: Path) -> None:
+    records = torch.load(root / METADATA, weights_only=True)
+    for content, message in (
+        ({**records[5], "attr": None}, r"record 5 .* has 'None' \(NoneType\) as attr, which must"),
+        ({"image": "a.jpg", "attr": "ripe", "obj": "fig"}, "record 5 .* has no set: fetch"),
+        ("ripe_fig/1.jpg", r"record 5 .* is 'ripe_fig/1.jpg' \(str\) but must be a dictionary"),
+    ):
+        torch.save([*records[:5], content, *records[6:]], root / METADATA)
+        with pytest.raises(ValueError, match=message):
+            StandardLayout(root, name="fruit", **LOOK)
+    torch.save({"train": records}, root / METADATA)
+    with pytest.raises(ValueError, match=r"\(dict\) but must hold a list of records"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_paths_of_records_are_found_below_images_or_refused(root: Path) -> None:
+    wanted = StandardLayout(root, name="fruit", **LOOK).records
+    records = torch.load(root / METADATA, weights_only=True)
+    for record, prefix in zip(records, ("images/", "/", "\\", "/images/", "./", ""), strict=False):
+        record["image"] = prefix + record["image"].replace("/", "\\")
+    torch.save(records, root / METADATA)
+    assert StandardLayout(root, name="fruit", **LOOK).records == wanted
+    records[2]["image"] = "../../secret.jpg"
+    torch.save(records, root / METADATA)
+    with pytest.raises(
+        ValueError, match=r"outside .* folder images/ \(1\): ../../secret.jpg. Move"
+    ):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_names_that_clip_reads_alike_are_refused(root: Path) -> None:
+    path = root / SPLIT / "train_pairs.txt"
+    path.write_text(path.read_text() + "Ripe apple\n")
+    with pytest.raises(ValueError, match=r"same words \(1\): attributes 'Ripe' = 'ripe'. CLIP wou"):
+        StandardLayout(root, name="fruit", **LOOK)
+    problems = {problem.title: problem for problem in check_data(root).problems}
+    assert problems["names read as the same words"].cases == ["attributes 'Ripe' = 'ripe'"]
+    assert problems["names read as the same words"].spoils
+
+
+def test_a_folder_that_does_not_exist_is_said_not_to(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no data set at .*x: the folder does not exist"):
+        StandardLayout(root / "x", name="fruit", **LOOK)

@@ -59,7 +59,7 @@ def read_alike(pairs: Iterable["Pair"]) -> list[str]:
         # Compositions whose attributes or objects clash have been told already.
         names["compositions"].setdefault(read, " ".join(read))
     return [
-        f"{kind} {' = '.join(repr(visible(' + '.join(name))) for name in sorted(group))}"
+        f"{kind} {' = '.join(repr(' + '.join(name)) for name in sorted(group))}"
         for kind, own in names.items()
         for group in _shared(own)
     ]

@@ -2,7 +2,7 @@
 
 A difference hash finds candidates. It looks at brightness alone, and on white ground most of its
 bits say nothing, so that all shoes look alike to it; what it finds is then compared as a small
-picture in colour.
+picture in colour, without the ground.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 __all__ = [
+    "MAX_DIFFERENCE",
     "MAX_DISTANCE",
-    "MIN_CORRELATION",
     "THUMBNAIL_BYTES",
     "difference_hash",
     "group_near_duplicates",
@@ -24,16 +24,20 @@ __all__ = [
 MAX_DISTANCE = 8
 """Differing bits, of 64, up to which two images can be near-duplicates by default."""
 
-MIN_CORRELATION = 0.95
-"""Correlation of two thumbnails from which on two images are near-duplicates."""
+MAX_DIFFERENCE = 12.0
+"""Gray levels, of 255, by which the thumbnails of near-duplicates may differ (root mean square).
+
+Of photographs whose hashes agree it keeps all that were recompressed or scaled, 97 % of those made
+brighter by 20 %, and 81 % of those cropped by 3 % a side.
+"""
 
 _SIDE = 8  # of hash and thumbnail
 _BITS = _SIDE * _SIDE
 THUMBNAIL_BYTES = 3 * _BITS
 """Bytes of a thumbnail."""
 
-_NOISE = 4.0  # gray levels that mean nothing: flat pictures are alike, whatever their grain
-_BLOCK = 1 << 16  # pairs whose thumbnails are compared at once
+_GROUND = 8.0  # gray levels from the median colour up to which a pixel is ground
+_BLOCK = 1 << 14  # pairs whose thumbnails are compared at once
 
 
 def difference_hash(image: Image.Image) -> int:
@@ -72,9 +76,9 @@ def near_pairs(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield the pairs of near-duplicates, chunk by chunk.
 
-    Their hashes differ in at most `max_distance` bits, and their thumbnails, without the mean,
-    correlate by `MIN_CORRELATION` or more. Memory holds `chunk_size × n` numbers at a time,
-    whatever the number of pairs.
+    Their hashes differ in at most `max_distance` bits, and their thumbnails by `MAX_DIFFERENCE`
+    after brightness and contrast are evened out, where either leaves its ground. Memory holds
+    `chunk_size × n` numbers at a time, whatever the number of pairs.
 
     Args:
         hashes: `[n]`, different or not.
@@ -93,18 +97,18 @@ def near_pairs(
     """
     octets = hashes.astype(">u8").view(np.uint8).reshape(-1, 8)
     signs = np.unpackbits(octets, axis=1).astype(np.float32) * 2 - 1
-    looks = _directions(thumbnails)
+    colours = thumbnails.reshape(-1, _BITS, 3).astype(np.float32)
+    ground = np.median(colours, axis=1, keepdims=True)
+    figures = (np.abs(colours - ground) > _GROUND).any(axis=2)
     for start in range(0, len(hashes), chunk_size):
         # Of two rows of ±1, equal bits minus differing ones; float32 counts to 64 exactly.
         agreement = signs[start : start + chunk_size] @ signs[start:].T
         i, j = np.nonzero(agreement >= _BITS - 2 * max_distance)
         later = i < j
         i, j = i[later] + start, j[later] + start
-        alike = [
-            np.einsum("pd,pd->p", looks[i[at : at + _BLOCK]], looks[j[at : at + _BLOCK]])
-            for at in range(0, len(i), _BLOCK)
-        ]
-        near = np.concatenate([np.empty(0), *alike]) >= MIN_CORRELATION
+        blocks = [slice(at, at + _BLOCK) for at in range(0, len(i), _BLOCK)]
+        apart = [_difference(colours, figures, i[own], j[own]) for own in blocks]
+        near = np.concatenate([np.empty(0), *apart]) <= MAX_DIFFERENCE
         yield i[near], j[near]
 
 
@@ -146,10 +150,19 @@ def group_near_duplicates(
     )
 
 
-def _directions(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Unit vectors whose product is the correlation; one more number stands for the noise."""
-    values = thumbnails.astype(np.float32)
-    values -= values.mean(axis=1, keepdims=True)
-    noise = np.full((len(values), 1), _NOISE * np.sqrt(values.shape[1]), dtype=np.float32)
-    values = np.concatenate([values, noise], axis=1)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+def _difference(
+    colours: NDArray[np.float32],
+    figures: NDArray[np.bool_],
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Gray levels by which thumbnails differ, the one of more contrast fitted by the other."""
+    first, second = (colours[own] - colours[own].mean(axis=(1, 2), keepdims=True) for own in (i, j))
+    lengths = [(own**2).sum(axis=(1, 2)) for own in (first, second)]
+    swap = (lengths[0] < lengths[1])[:, None, None]
+    strong, weak = np.where(swap, second, first), np.where(swap, first, second)
+    gain = (strong * weak).sum(axis=(1, 2)) / np.maximum(np.minimum(*lengths), 1e-6)
+    errors = ((strong - gain.clip(min=0)[:, None, None] * weak) ** 2).mean(axis=2)
+    figure = figures[i] | figures[j]
+    mean: NDArray[np.float32] = (errors * figure).sum(axis=1) / figure.sum(axis=1).clip(min=1)
+    return np.sqrt(mean)

@@ -101,12 +101,13 @@ def _read_frame(path: Path) -> pd.DataFrame:
 
 def _read_csv(text: str) -> pd.DataFrame:
     header = next((line for line in text.splitlines() if line.strip()), "")
-    # "NA" and "null" are words like any other here.
-    frame = pd.read_csv(
-        io.StringIO(text), sep=max(_SEPARATORS, key=header.count), dtype=str, keep_default_na=False
+    # "NA" and "null" are words like any other here. The header is read as a row, since pandas
+    # renames a column that comes twice and shifts rows that are longer.
+    rows = pd.read_csv(
+        io.StringIO(text),
+        sep=max(_SEPARATORS, key=header.count),
+        header=None,
+        dtype=str,
+        keep_default_na=False,
     )
-    if len(frame) and not isinstance(
-        frame.index, pd.RangeIndex
-    ):  # pandas took the first cells for names of rows
-        raise ValueError("the rows have more cells than the header has names")
-    return frame
+    return rows[1:].reset_index(drop=True).set_axis(rows.iloc[0].tolist(), axis=1)
