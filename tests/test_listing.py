@@ -304,27 +304,26 @@ def test_the_benchmarks_names_are_all_read_differently(name: str) -> None:
     assert read_alike(p for path in (SPLITS / name).glob("*.txt") for p in read_pairs(path)) == []
 
 
-def test_the_fingerprint_knows_images_and_labels_again(tmp_path: Path) -> None:
-    def prints(folder: str, rows: list[tuple[str, ...]]) -> list[str]:
-        shutil.copytree(tmp_path / "one", tmp_path / folder, dirs_exist_ok=True)
-        frame = pd.DataFrame(rows, columns=COLUMNS)
-        frame.to_csv(tmp_path / folder / "t.csv", index=False)
-        data = ImageTable(tmp_path / folder / "t.csv", **LOOK)
-        return [data.fingerprint(split) for split in ("train", "val", "test")]
-
-    write_table(tmp_path / "one/t.csv", [*ROWS, ("e.jpg", "NA", "apple", "train")])
+def test_the_identity_of_a_split_is_its_images_and_labels(tmp_path: Path) -> None:
     rows = [*ROWS, ("e.jpg", "NA", "apple", "train")]
-    first = prints("two", rows)
+    write_table(tmp_path / "one/t.csv", rows)
+
+    def identities(folder: str, rows: list[tuple[str, ...]]) -> list[str]:
+        shutil.copytree(tmp_path / "one", tmp_path / folder, dirs_exist_ok=True)
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / folder / "t.csv", index=False)
+        data = ImageTable(tmp_path / folder / "t.csv", **LOOK)
+        return [data.split(split).identity() for split in ("train", "val", "test")]
+
+    first = identities("two", rows)
     assert len(set(first)) == 3
-    assert prints("three", rows[::-1]) == first  # in another order
+    assert identities("three", rows) == first
     splits = {"c2.jpg": "train", "b.jpg": "val"}
-    swapped = [(*row[:3], splits.get(row[0], row[3])) for row in rows]
-    changed = prints("four", swapped)
+    changed = identities("four", [(*row[:3], splits.get(row[0], row[3])) for row in rows])
     assert [a == b for a, b in zip(first, changed, strict=True)] == [False, False, True]
-    relabelled = [("b.jpg", "very ripe", *row[2:]) if row[0] == "b.jpg" else row for row in rows]
-    changed = prints("five", relabelled)
+    labels = {"b.jpg": "very ripe"}
+    changed = identities("five", [(row[0], labels.get(row[0], row[1]), *row[2:]) for row in rows])
     assert [a == b for a, b in zip(first, changed, strict=True)] == [False, True, True]
     write_image(tmp_path / "two/d.jpg", 99)
     data = ImageTable(tmp_path / "two/t.csv", **LOOK)
-    assert data.fingerprint("test") != first[2]
-    assert data.fingerprint("train") == first[0]
+    assert data.split("test").identity() != first[2]
+    assert data.split("train").identity() == first[0]

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from typing import get_args
 
 from torch import Tensor
@@ -120,26 +119,6 @@ class ImageData:
     def counts(self) -> dict[str, int]:
         """Return the counts that the paper's Tab. 7 gives, by its headings."""
         return count_data(self.pairs, {split: len(self.records[split]) for split in SPLITS})
-
-    def fingerprint(self, name: SplitName) -> str:
-        """Return a text that changes if images, labels or compositions of a split change.
-
-        Images go by their path below the folder and their size in bytes, in any order: the same
-        files elsewhere have the same fingerprint. No image is read.
-
-        Args:
-            name: `"train"`, `"val"` or `"test"`.
-
-        Raises:
-            ValueError: there is no such split.
-        """
-        check_choice("name", name, SPLITS)
-        lines = [repr(pair) for pair in self.pairs[name]]
-        for path, column in self.records[name]:
-            file = self.folder / path
-            size = file.stat().st_size if file.is_file() else None
-            lines.append(repr((path, size, *self.space.pairs[column])))
-        return sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     def _bad_images(self, paths: Sequence[str]) -> dict[str, str]:
         facts = scan_images(self.folder, paths, hashes=False)

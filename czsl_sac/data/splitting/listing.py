@@ -1,6 +1,5 @@
 """The split of a table or folder of images, and the table that it is written to."""
 
-import errno
 import os
 import warnings
 from collections import Counter
@@ -192,15 +191,7 @@ def write_split(made: MadeSplit, path: Path) -> None:
 
     rows = [_row(entry, made.listing.folder, path.parent) for entry in made.listing.entries]
     table = pd.DataFrame(rows, columns=["image", "attribute", "object", "split"])
-    try:
-        write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise OSError(
-            f"{visible(path)} cannot be written, since its disk is full "
-            f"({os.strerror(error.errno)}): free some space, or choose another place with --output"
-        ) from error
+    write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
 
 
 def _groups(facts: Sequence[ImageFacts], max_distance: int | None) -> list[int]:
