@@ -174,13 +174,17 @@ def _one_sentence(command: str) -> Iterator[None]:
     except SystemExit:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())
         rows = [row.strip(" │|+-─╭╮╰╯") for row in plain.splitlines()[1:]]
-        message = " ".join(_until_rule(rows))
+        # What a dataclass refuses is told by its own words.
+        message = re.sub(r"^Error parsing \w+: ", "", " ".join(_until_rule(rows)))
         raise ValueError(f"{message} (czsl-sac {command} --help lists the options)") from None
 
 
 def _until_rule(rows: list[str]) -> Iterator[str]:
     """The first block of text of a box: what follows a rule is tyro's advice."""
+    told = False
     for row in rows:
-        if not row:
+        if told and not row:
             return
-        yield row
+        told = told or bool(row)
+        if row:
+            yield row

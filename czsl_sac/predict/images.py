@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from czsl_sac.data.images import UnreadableImageError, read_image
+from czsl_sac.data.reading import UnreadableImageError, read_image
 
 
 class ImageBatch(NamedTuple):

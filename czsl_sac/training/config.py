@@ -31,6 +31,9 @@ class DataConfig:
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A missing or damaged image: stop with its path, or open all images before training, name
     and count the bad ones and leave them out, of evaluation too."""
+    exif: Literal["follow", "ignore"] | None = None
+    """Orientation that a photograph's EXIF names: follow or ignore it; None ignores it for
+    ut-zappos, mit-states and cgqa, as the published loaders do, and follows it for others."""
     augment: bool = False
     """Distort the training images at random (flip, perspective, small rotation)."""
     num_workers: int = 0
@@ -277,4 +280,4 @@ def _method_from(values: object) -> MethodOptions:
 
 
 _SCENES = ("clutter", "images_per_pair", "eval_images_per_pair", "split_seed")
-_FILES = ("data_root", "on_bad_image")
+_FILES = ("data_root", "on_bad_image", "exif")
