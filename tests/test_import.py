@@ -22,7 +22,8 @@ CONTRACT = {
 
 # Lower layers first; a module may import its own layer and those before it.
 LAYERS = [
-    *("_version", "space", "files", "checks", "schema", "functional", "kernels", "blocks", "clip"),
+    *("_version", "space", "files", "checks", "schema", "wording", "pictures"),
+    *("functional", "kernels", "blocks", "clip"),
     *("methods", "data", "evaluation", "training", "predict", "report", "cli", "__main__"),
 ]
 

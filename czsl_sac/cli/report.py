@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
         return 0
 
     from czsl_sac.files import write_atomically
-    from czsl_sac.predict.pictures import require_matplotlib
+    from czsl_sac.pictures import require_matplotlib
     from czsl_sac.report.page import render  # loads torch, as do the following
     from czsl_sac.report.run_report import collect_report
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
-from czsl_sac.predict.pictures import require_matplotlib
+from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.predictions import (
     PredictedBatch,
     Prediction,
@@ -15,6 +15,7 @@ from czsl_sac.predict.predictions import (
 )
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.run import CONFIG, load_method
+from czsl_sac.wording import counted
 
 
 class RunPredictor:
@@ -110,8 +111,8 @@ class RunPredictor:
             yield batch
         if not read:
             raise ValueError(
-                f"none of the {len(paths)} files is an image that can be read: give JPEG or PNG "
-                "files, or a folder of them"
+                f"{counted(len(paths), 'file')} given, but none is an image that can be read: "
+                "give JPEG or PNG files, or a folder of them."
             )
 
     def predict(

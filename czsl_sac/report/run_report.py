@@ -12,7 +12,7 @@ from torch import Tensor
 from czsl_sac.data import CZSLData
 from czsl_sac.evaluation import CZSLEvaluator
 from czsl_sac.methods import CZSLMethod
-from czsl_sac.predict.pictures import visible
+from czsl_sac.pictures import visible
 from czsl_sac.report.scored import Scored, error_kinds, spread
 from czsl_sac.training.build import build_backbone, build_method
 from czsl_sac.training.config import TrainConfig
@@ -213,7 +213,7 @@ def _groups(
     def group(title: str, mask: Tensor) -> ExampleGroup:
         chosen = []
         for index in spread(mask, examples):
-            picture = visible(images[index][0][None], method.backbone)[0]
+            picture = _picture(images[index][0], method.backbone)
             predicted = tuple(int(scored.predicted[index]) for scored in methods)
             chosen.append(Example(picture, int(targets[index]), predicted))
         return ExampleGroup(title, int(mask.sum()), chosen)
