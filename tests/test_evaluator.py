@@ -142,6 +142,7 @@ def test_all_feasibility_thresholds_in_one_pass(case, protocol, rule):
         kept = candidates & ((feasible >= threshold) | space.seen_mask)
         assert result.candidates == int(kept.sum())
         own = {"threshold": threshold, "candidates": int(kept.sum())}
+        own["unseen_candidates"] = int((kept & ~space.seen_mask).sum())
         assert result.to_dict(details=True) == {**expected.to_dict(details=True), **own}
         if rule == "legacy" and protocol == "legacy" and threshold in thresholds[[1, 7]].tolist():
             for name, value in reference(published, space, candidates, masked, targets).items():

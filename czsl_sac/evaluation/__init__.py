@@ -1,5 +1,6 @@
 """Evaluation: the seen-unseen evaluator, open-world feasibility, the modality gap."""
 
+from czsl_sac.evaluation.chance import Chance, chance_row, small_sample_warnings
 from czsl_sac.evaluation.evaluator import CZSLEvaluator
 from czsl_sac.evaluation.feasibility import (
     Feasibility,
@@ -18,12 +19,15 @@ from czsl_sac.evaluation.word_vectors import read_word_vectors
 __all__ = [
     "CZSLEvaluator",
     "CZSLResult",
+    "Chance",
     "Feasibility",
     "ModalityGap",
+    "chance_row",
     "feasibility_scores",
     "mask_infeasible",
     "modality_gap_l2",
     "read_word_vectors",
     "relative_modality_gap",
+    "small_sample_warnings",
     "threshold_grid",
 ]

@@ -1,7 +1,7 @@
 """The seen-unseen curve under a bias on unseen compositions, by either protocol."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from czsl_sac.evaluation.contest import Contest
 
 Protocol = Literal["exact", "legacy"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 LEGACY_BIAS = 1e3
 """The bias that the published evaluator takes for "every unseen column wins"."""
@@ -138,8 +139,7 @@ def legacy_curve(contest: Contest) -> Curve:
     last = torch.tensor(LEGACY_BIAS)
     winners = right(last) & ~is_seen
     distances = (seen_any[winners] - score[winners] - _LEGACY_MARGIN).sort().values
-    step = max(len(distances) // _LEGACY_POINTS, 1)
-    biases = torch.cat([distances[::step], last[None]])
+    biases = torch.cat([distances[:: legacy_step(len(distances))], last[None]])
 
     hits = [right(bias).float() for bias in biases]
     label, rival, _ = lifted(last)
@@ -149,6 +149,16 @@ def legacy_curve(contest: Contest) -> Curve:
         unseen=np.array([float(hit[~is_seen].mean()) for hit in hits]),
         ties=_share((label == rival) & label.isfinite()),
     )
+
+
+def legacy_step(count: int) -> int:
+    """Return which of `count` sorted distances the legacy protocol takes as biases: every n-th.
+
+    Examples:
+        >>> legacy_step(7), legacy_step(45)
+        (1, 2)
+    """
+    return max(count // _LEGACY_POINTS, 1)
 
 
 def _share(mask: Tensor) -> float:

@@ -191,7 +191,7 @@ class CZSLEvaluator:
                 )
         if self.feasibility is None:
             contest = make_contest(statistics, target_seen)
-            return [self._result(contest, statistics, protocol, int(self.candidates.sum()), None)]
+            return [self._result(contest, statistics, protocol, self.candidates, None)]
         results = []
         for index, threshold in enumerate(self.feasibility.thresholds.tolist()):
             dropped = ~self.space.seen_mask & (self._buckets <= index)
@@ -205,7 +205,7 @@ class CZSLEvaluator:
                 # The published factor of seen scores is [their feasibility, 0, ≥ threshold] + 1.
                 seen_factor=2.0 if legacy and threshold <= 0 else 1.0,
             )
-            left = int((self.candidates & ~dropped).sum())
+            left = self.candidates & ~dropped
             results.append(self._result(contest, statistics, protocol, left, threshold))
         return results
 
@@ -323,7 +323,7 @@ class CZSLEvaluator:
         contest: Contest,
         statistics: SampleStatistics,
         protocol: Protocol,
-        candidates: int,
+        candidates: Tensor,
         threshold: float | None,
     ) -> CZSLResult:
         curve = _CURVES[protocol](contest)
@@ -349,7 +349,9 @@ class CZSLEvaluator:
             seen_samples=int(contest.target_seen.sum()),
             unseen_samples=int((~contest.target_seen).sum()),
             ties=curve.ties,
-            candidates=candidates,
+            candidates=int(candidates.sum()),
+            unseen_candidates=int((candidates & ~self.space.seen_mask).sum()),
+            unseen_compositions=len(statistics.target[~contest.target_seen].unique()),
             threshold=threshold,
             attribute_recall=recalls[0],
             object_recall=recalls[1],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from czsl_sac.evaluation.chance import Chance, chance_row, small_sample_warnings
 from czsl_sac.evaluation.curve import Protocol
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class CZSLResult:
             columns decides (legacy: at bias 1e3, where float32 resolves steps of 6e-5).
         candidates: number of compositions that could be predicted, seen and unseen, without the
             infeasible ones.
+        unseen_candidates: how many of these are unseen.
+        unseen_compositions: number of unseen compositions with samples.
         threshold: feasibility below which unseen compositions were left out; None: none was.
         attribute_recall: accuracy of the predicted attribute among the samples of each attribute.
         object_recall: likewise for objects.
@@ -69,6 +72,8 @@ class CZSLResult:
     unseen_samples: int
     ties: float = 0.0
     candidates: int | None = None
+    unseen_candidates: int | None = None
+    unseen_compositions: int | None = None
     threshold: float | None = None
     attribute_recall: dict[str, float] = field(default_factory=dict, repr=False)
     object_recall: dict[str, float] = field(default_factory=dict, repr=False)
@@ -88,6 +93,31 @@ class CZSLResult:
     @property
     def _best(self) -> int:
         return int(np.argmax(self.curve["bias"] == self.bias))
+
+    def chance(self) -> Chance | None:
+        """Return what random scores reach on this split by this protocol, see `chance_row`.
+
+        None if the number of candidates is not known.
+        """
+        if self.candidates is None or self.unseen_candidates is None:
+            return None
+        return chance_row(
+            seen_candidates=self.candidates - self.unseen_candidates,
+            unseen_candidates=self.unseen_candidates,
+            seen_images=self.seen_samples,
+            unseen_images=self.unseen_samples,
+            protocol=self.protocol,
+        )
+
+    def notes(self) -> list[str]:
+        """Return sentences on what the figures do not say: the split is small."""
+        if self.unseen_compositions is None:
+            return []
+        return small_sample_warnings(
+            unseen_compositions=self.unseen_compositions,
+            seen_images=self.seen_samples,
+            unseen_images=self.unseen_samples,
+        )
 
     def to_dict(self, *, details: bool = False) -> dict[str, Any]:
         """Returns the result as plain JSON types; an infinite bias becomes "inf" or "-inf".
@@ -111,6 +141,8 @@ class CZSLResult:
             "unseen_samples": self.unseen_samples,
             "ties": self.ties,
             "candidates": self.candidates,
+            "unseen_candidates": self.unseen_candidates,
+            "unseen_compositions": self.unseen_compositions,
             "threshold": self.threshold,
             "modality_gap": {name: dict(gap) for name, gap in self.modality_gap.items()},
         }
