@@ -31,8 +31,6 @@ def printable(text: object) -> str:
         'a\\tb\\x1b[2Jc\\u202ed\\udcff'
     """
     return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape").decode("ascii")
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in str(text)
     )

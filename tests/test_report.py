@@ -3,20 +3,19 @@
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from jinja2 import UndefinedError
 from tiny_runs import tiny_run
 
-from czsl_sac import CompositionSpace, Scenes
+from czsl_sac import CompositionSpace, Scenes, pictures
 from czsl_sac.cli import main
-from czsl_sac.predict import pictures
-from czsl_sac.report import elements as html
-from czsl_sac.report.page import render
-from czsl_sac.report.plots import Series, line_plot
+from czsl_sac.report.page import page, render
+from czsl_sac.report.plots import COLOURS, Series, line_plot
 from czsl_sac.report.run_report import RunReport, collect_report
 from czsl_sac.report.scored import confusions, error_kinds, spread
 from czsl_sac.training.run import evaluate, load_run
@@ -70,23 +69,23 @@ def report() -> RunReport:
 
 
 @pytest.fixture(scope="module")
-def page(report: RunReport) -> Page:
+def shown(report: RunReport) -> Page:
     return Page(render(report))
 
 
-def test_the_page_refers_to_nothing_outside_it(report: RunReport, page: Page) -> None:
-    inside = [r for r in page.references if r.startswith("#")]
-    assert {reference[1:] for reference in inside} <= set(page.ids)
-    others = [r for r in page.references if not r.startswith("#")]
+def test_the_page_refers_to_nothing_outside_it(report: RunReport, shown: Page) -> None:
+    inside = [r for r in shown.references if r.startswith("#")]
+    assert {reference[1:] for reference in inside} <= set(shown.ids)
+    others = [r for r in shown.references if not r.startswith("#")]
     assert others
     assert all(r.startswith("data:image/jpeg;base64,") for r in others)
-    assert len(page.ids) == len(set(page.ids))
+    assert len(shown.ids) == len(set(shown.ids))
     text = render(report)
     assert not re.search(r"https?://|@import|<script|<link", text)
     assert all(name.startswith("#") for name in re.findall(r"url\(([^)]*)\)", text))
 
 
-def test_the_numbers_are_those_of_evaluate(page: Page) -> None:
+def test_the_numbers_are_those_of_evaluate(shown: Page) -> None:
     for protocol in ("exact", "legacy"):
         result = evaluate(tiny_run(), protocol=protocol)
         expected = [
@@ -96,12 +95,18 @@ def test_the_numbers_are_those_of_evaluate(page: Page) -> None:
                 *(result.attribute, result.object),
             )
         ]
-        assert ["SAC", protocol, *expected] in page.rows
-    assert any(row[:2] == ["Zero-shot CLIP", "exact"] for row in page.rows)
-    assert any("Transductive: the memory bank of SAC" in words for words in page.words)
+        assert ["SAC", protocol, *expected] in shown.rows
+        chance = asdict(result.chance())
+        assert chance.pop("protocol") == protocol
+        values = [f"{100 * value:.2f}" for value in chance.values()]
+        assert ["chance", protocol, *values, "", ""] in shown.rows
+        assert result.notes()
+        assert set(result.notes()) <= set(shown.words)
+    assert any(row[:2] == ["Zero-shot CLIP", "exact"] for row in shown.rows)
+    assert any("Transductive: the memory bank of SAC" in words for words in shown.words)
 
 
-def test_predictions_add_up_to_the_accuracies(report: RunReport, page: Page) -> None:
+def test_predictions_add_up_to_the_accuracies(report: RunReport, shown: Page) -> None:
     space, run = report.data.space, report.methods[0]
     right = space.pair_indices[run.predicted] == space.pair_indices[report.targets]
     assert right.double().mean(0).tolist() == pytest.approx(
@@ -111,7 +116,7 @@ def test_predictions_add_up_to_the_accuracies(report: RunReport, page: Page) -> 
     assert torch.stack(list(kinds.values())).sum(0).eq(1).all()
     seen = space.seen_mask[report.targets]
     shares = [f"{100 * float(mask[seen].double().mean()):.2f}" for mask in kinds.values()]
-    assert ["SAC", "seen", *shares] in page.rows
+    assert ["SAC", "seen", *shares] in shown.rows
     assert sum(group.images for group in report.groups) == len(report.targets)
 
 
@@ -131,7 +136,7 @@ def test_examples_show_their_own_image(report: RunReport) -> None:
     rows = (report.targets == example.truth).nonzero().flatten().tolist()
     images = torch.stack([report.data.split("test")[row][0] for row in rows])
     method, *_ = load_run(tiny_run())
-    shown = pictures.visible(images, method.backbone)
+    shown = pictures.visible(images, mean=method.backbone.mean, std=method.backbone.std)
     assert any(torch.equal(example.picture, image) for image in shown)
 
 
@@ -152,10 +157,10 @@ def test_the_page_is_written_into_the_run(capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     assert main(["report", str(run), "--examples", "1"]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
-    page = Page((run / "report.html").read_text("utf-8"))
-    assert "Nothing was trained." in page.words
-    methods = {row[0] for row in page.rows if len(row) == 8}
-    assert methods == {"method", "Zero-shot CLIP"}  # no baseline beside itself
+    written = Page((run / "report.html").read_text("utf-8"))
+    assert "Nothing was trained." in written.words
+    methods = {row[0] for row in written.rows if len(row) == 8}
+    assert methods == {"method", "Zero-shot CLIP", "chance"}  # no baseline beside itself
     assert {path.name for path in run.iterdir()} >= {"config.json", "report.html"}
 
 
@@ -205,26 +210,31 @@ def test_without_matplotlib_the_remedy_is_named(
     assert 'pip install "czsl-sac[viz]"' in capsys.readouterr().err
 
 
-def test_names_are_escaped_everywhere() -> None:
-    name = "<b>\"&'</b>"
-    made = [
-        html.table([name], [[name]], name),
-        html.bars([(name, 1, (0.5,))], name),
-        html.card(html.image(torch.zeros(2, 2, 3), name), [(name, html.text(name))]),
-        html.section(name, html.paragraph(name)),
-        html.folded(name),
-        html.figure("", name),
-    ]
-    for piece in made:
-        assert "<b>" not in piece
-        assert "&lt;b&gt;&quot;&amp;&#x27;&lt;/b&gt;" in piece
-    svg = line_plot("name", [Series(name, [0], [0]), Series("b", [0], [0])], x_label="", y_label="")
+def test_labels_of_a_plot_are_escaped_and_no_formulas() -> None:
+    labels = ("<b>\"&'</b>", "$x$", "_hidden", "two\nlines")
+    series = [Series(label, [0, 1], [0, 1]) for label in labels]
+    svg = str(line_plot("name", series, x_label="", y_label=""))
+    shown = [words.strip() for words in Page(svg).words if words.strip()]
     assert "<b>" not in svg
+    assert {*labels[:3], "two\\nlines"} <= set(shown)
+
+
+def test_series_of_one_label_share_their_colour_and_their_legend() -> None:
+    series = [Series(label, [0, 1], [0, 1]) for label in ("a", "b", "a")]
+    svg = str(line_plot("name", series, x_label="", y_label=""))
+    lines = re.findall(r"stroke: (#[0-9a-f]{6}); stroke-width: 1\.6", svg)
+    assert lines[:3] == [COLOURS[0], COLOURS[1], COLOURS[0]]
+    assert [w.strip() for w in Page(svg).words].count("a") == 1
+
+
+def test_a_template_that_asks_for_what_is_not_there_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'report' is undefined"):
+        page("report.html", title="x")
 
 
 def test_class_names_are_escaped_on_the_page(report: RunReport) -> None:
     def strange(names: tuple[str, ...]) -> list[str]:
-        return [f"<i>{name}&" for name in names]
+        return [f'<i>"{name}&' for name in names]
 
     space = report.data.space
     renamed = CompositionSpace(
@@ -241,14 +251,14 @@ def test_class_names_are_escaped_on_the_page(report: RunReport) -> None:
     methods = []
     for method in report.methods:
         recall = {
-            field: {f"<i>{name}&": value for name, value in getattr(method.result, field).items()}
+            field: {f'<i>"{name}&': value for name, value in getattr(method.result, field).items()}
             for field in ("attribute_recall", "object_recall")
         }
         methods.append(replace(method, label="<i>SAC&", result=replace(method.result, **recall)))
     text = render(replace(report, data=Renamed(), methods=methods, run_dir=Path("<i>run&")))
     assert "<i>" not in text
     assert Page(text).words.count("<i>data&") == 1
-    for name in ("&lt;i&gt;blue&amp;", "&lt;i&gt;SAC&amp;", "&lt;i&gt;run&amp;"):
+    for name in ("&lt;i&gt;&#34;blue&amp;", "&lt;i&gt;SAC&amp;", "&lt;i&gt;run&amp;"):
         assert name in text
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
-from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.predictions import (
     PredictedBatch,
     Prediction,

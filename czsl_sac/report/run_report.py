@@ -213,7 +213,8 @@ def _groups(
     def group(title: str, mask: Tensor) -> ExampleGroup:
         chosen = []
         for index in spread(mask, examples):
-            picture = _picture(images[index][0], method.backbone)
+            image, backbone = images[index][0][None], method.backbone
+            picture = visible(image, mean=backbone.mean, std=backbone.std)[0]
             predicted = tuple(int(scored.predicted[index]) for scored in methods)
             chosen.append(Example(picture, int(targets[index]), predicted))
         return ExampleGroup(title, int(mask.sum()), chosen)
