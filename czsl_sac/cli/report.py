@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
 
     from czsl_sac.files import write_atomically
     from czsl_sac.pictures import require_matplotlib
-    from czsl_sac.report.page import render  # loads torch, as do the following
+    from czsl_sac.report.run_page import render  # loads torch, as do the following
     from czsl_sac.report.run_report import collect_report
 
     require_matplotlib("the report's plots")
