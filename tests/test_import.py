@@ -24,7 +24,7 @@ CONTRACT = {
 LAYERS = [
     *("_version", "space", "files", "checks", "schema", "wording", "pictures"),
     *("functional", "kernels", "blocks", "clip"),
-    *("methods", "data", "evaluation", "training", "predict", "report", "cli", "__main__"),
+    *("methods", "data", "evaluation", "training", "predict", "report", "run", "cli", "__main__"),
 ]
 
 

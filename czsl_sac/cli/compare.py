@@ -26,6 +26,8 @@ class CompareOptions:
     """Every breakpoint of the bias, or the published evaluator's sample of them."""
     checkpoint: Literal["best", "last"] = "best"
     """Best epoch by validation AUC, or the last."""
+    data_root: Path | None = None
+    """Where the data set is now; None: where it was when the run was trained."""
     examples: int = 6
     """Images shown of each kind."""
     output: Path = Path("comparison.html")
@@ -60,6 +62,7 @@ def run(arguments: list[str]) -> int:
         split=options.split,
         checkpoint=options.checkpoint,
         examples=options.examples,
+        data_root=options.data_root,
         show_progress=True,
     )
     page = render(comparison, options.protocol)

@@ -14,16 +14,22 @@ from tqdm import tqdm
 from czsl_sac.data import CZSLData
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.report.examples import ExampleGroup, example_groups
-from czsl_sac.report.run_report import training_records
 from czsl_sac.report.scored import Scored
 from czsl_sac.report.scoring import Checkpoint, ScoredRun, Split, check_same_images, score_run
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.record import differences
+from czsl_sac.training.run_folder import RunFolder
 
 CONFIDENCE = 0.95
 """Of every interval."""
 
-_IRRELEVANT = ("seed", "data.num_workers", "data.feature_cache", "data.data_root")
-"""Options that make no other row: they change no figure, or are what a row averages over."""
+_NO_OTHER_ROW = {
+    "seed",
+    "data.data_root",
+    "data.num_workers",
+    "data.feature_cache",
+    "backbone.checkpoint_vision",
+}
+"""What a row averages over, and options that change no figure."""
 
 
 class Interval(NamedTuple):
@@ -64,7 +70,6 @@ class Row:
         label: the method, and what tells it from other rows of the same method.
         run_dirs: folders of the runs.
         seeds: of the runs.
-        config: of the first.
         scored: of each run.
         records: of each run's epochs.
         right: share of the runs that are right on each image, `[n]`.
@@ -73,7 +78,6 @@ class Row:
     label: str
     run_dirs: list[Path]
     seeds: list[int]
-    config: TrainConfig
     scored: list[Scored]
     records: list[list[dict[str, Any]]]
     right: Tensor
@@ -128,7 +132,7 @@ class Comparison:
         checkpoint: that was scored.
         targets: composition of each image, `[n]`, of `data.space.pairs`.
         rows: in the order of their first runs.
-        differing: options in which rows differ, as "group.name".
+        options: those in which rows differ, "group.name": the value in each row.
         groups: examples of where they differ.
     """
 
@@ -137,7 +141,7 @@ class Comparison:
     checkpoint: Checkpoint
     targets: Tensor
     rows: list[Row]
-    differing: list[str]
+    options: dict[str, list[Any]]
     groups: list[ExampleGroup]
 
 
@@ -147,6 +151,7 @@ def compare_runs(
     split: Split = "test",
     checkpoint: Checkpoint = "best",
     examples: int = 6,
+    data_root: Path | None = None,
     show_progress: bool = False,
 ) -> Comparison:
     """Score runs on the same images, and collect in what they differ.
@@ -156,6 +161,7 @@ def compare_runs(
         split: part of the data set.
         checkpoint: `"best"` by validation AUC, or `"last"`.
         examples: images of each kind.
+        data_root: where the data set is now; None: where it was.
         show_progress: show a bar on stderr, if that is a terminal.
 
     Raises:
@@ -171,99 +177,97 @@ def compare_runs(
     twice = [path for path in given if given.count(path) > 1]
     if twice:
         raise ValueError(f"runs has {twice[0]} twice but must be different runs: leave one out.")
-    # Configurations are read before anything is scored: a folder that is none stops at once.
     for path in run_dirs:
-        TrainConfig.load(path / "config.json")
+        RunFolder(path).read_record()  # a folder that is no run stops before anything is scored
     runs: list[ScoredRun] = []
     for path in tqdm(run_dirs, desc="runs", leave=False, disable=None if show_progress else True):
-        runs.append(score_run(path, split, checkpoint))
+        runs.append(score_run(path, split, checkpoint, data_root))
         check_same_images(runs[0], runs[-1], "run")
-    rows, differing = _rows(runs)
+    rows, options = _rows(runs)
+    first = runs[0]
     return Comparison(
-        runs[0].data,
+        first.run.data,
         split,
         checkpoint,
-        runs[0].targets,
+        first.targets,
         rows,
-        differing,
+        options,
         example_groups(
-            _disagreements(rows, runs[0].targets),
-            runs[0].data,
+            _disagreements(rows, first.targets),
+            first.run.data,
             split,
-            runs[0].backbone,
-            runs[0].targets,
+            first.run.method.backbone,
+            first.targets,
             [row.predicted for row in rows],
             examples,
         ),
     )
 
 
-def flat_options(config: TrainConfig) -> dict[str, str]:
-    """Return the options of a run by "group.name", without those that make no other row.
-
-    Args:
-        config: of the run.
-    """
-
-    def walk(values: dict[str, Any], before: str) -> dict[str, str]:
-        flat: dict[str, str] = {}
-        for name, value in values.items():
-            flat |= (
-                walk(value, f"{before}{name}.")
-                if isinstance(value, dict)
-                else {f"{before}{name}": str(value)}
-            )
-        return flat
-
-    return {n: v for n, v in walk(config.to_dict(), "").items() if n not in _IRRELEVANT}
-
-
-def _rows(runs: Sequence[ScoredRun]) -> tuple[list[Row], list[str]]:
+def _rows(runs: Sequence[ScoredRun]) -> tuple[list[Row], dict[str, list[Any]]]:
     """The runs by configuration, and the options in which these differ."""
-    by_options: dict[tuple[tuple[str, str], ...], list[ScoredRun]] = {}
+    groups: list[list[ScoredRun]] = []
     for run in runs:
-        by_options.setdefault(tuple(flat_options(run.config).items()), []).append(run)
-    options = [dict(key) for key in by_options]
-    names = dict.fromkeys(name for of_row in options for name in of_row)
-    differing = [name for name in names if len({o.get(name) for o in options}) > 1]
+        own = next((group for group in groups if not _differing(group[0], run)), None)
+        if own is None:
+            groups.append([run])
+        else:
+            own.append(run)
+    options = _options([group[0] for group in groups])
     rows = []
-    for of_runs, of_row in zip(by_options.values(), options, strict=True):
-        _check_seeds(of_runs)
-        label = of_runs[0].scored.label
-        alike = [
-            other
-            for group, other in zip(by_options.values(), options, strict=True)
-            if group[0].scored.label == label
-        ]
+    for number, group in enumerate(groups):
+        _check_seeds(group)
+        label = group[0].scored.label
+        alike = [n for n, other in enumerate(groups) if other[0].scored.label == label]
         rows.append(
             Row(
-                label + _distinction(of_row, alike),
-                [run.run_dir for run in of_runs],
-                [run.config.seed for run in of_runs],
-                of_runs[0].config,
-                [run.scored for run in of_runs],
-                [training_records(run.run_dir) for run in of_runs],
-                torch.stack([r.scored.predicted == r.targets for r in of_runs]).double().mean(0),
+                label + _distinction(options, number, alike),
+                [run.path for run in group],
+                [run.run.config.seed for run in group],
+                [run.scored for run in group],
+                [run.run.folder.records() for run in group],
+                torch.stack([run.scored.predicted == run.targets for run in group])
+                .double()
+                .mean(0),
             )
         )
-    return rows, differing
+    return rows, options
+
+
+def _differing(one: ScoredRun, other: ScoredRun) -> dict[str, tuple[Any, Any]]:
+    found = differences(one.run.config, other.run.config)
+    return {name: values for name, values in found.items() if name not in _NO_OTHER_ROW}
+
+
+def _options(firsts: Sequence[ScoredRun]) -> dict[str, list[Any]]:
+    """Options that are not the same in all rows: the value in each."""
+    found = [_differing(firsts[0], other) for other in firsts]
+    before = {name: values[0] for of_row in found for name, values in of_row.items()}
+    return {
+        name: [of_row[name][1] if name in of_row else value for of_row in found]
+        for name, value in before.items()
+    }
 
 
 def _check_seeds(runs: Sequence[ScoredRun]) -> None:
     first: dict[int, Path] = {}
     for run in runs:
-        if run.config.seed in first:
+        seed = run.run.config.seed
+        if seed in first:
             raise ValueError(
-                f"runs {first[run.config.seed]} and {run.run_dir} have the same options and the "
-                f"same seed ({run.config.seed}) but must differ: leave one out."
+                f"runs {first[seed]} and {run.path} have the same options and the same seed "
+                f"({seed}) but must differ: leave one out."
             )
-        first[run.config.seed] = run.run_dir
+        first[seed] = run.path
 
 
-def _distinction(options: dict[str, str], alike: Sequence[dict[str, str]]) -> str:
+def _distinction(options: dict[str, list[Any]], row: int, alike: Sequence[int]) -> str:
     """What tells a row from others of its method: the options in which they differ."""
-    names = [name for name in options if len({other.get(name) for other in alike}) > 1]
-    said = [f"{name.rpartition('.')[2]} {options[name]}" for name in names]
+    said = [
+        f"{name.rpartition('.')[2]} {values[row]}"
+        for name, values in options.items()
+        if any(values[other] != values[row] for other in alike)
+    ]
     return f" ({', '.join(said)})" if said else ""
 
 

@@ -6,8 +6,8 @@ from markupsafe import Markup
 from tabulate import tabulate
 
 from czsl_sac.evaluation.curve import Protocol
-from czsl_sac.report.comparison import Comparison, Interval, Row, flat_options
-from czsl_sac.report.page import METRICS, curve_plot, page, percent
+from czsl_sac.report.comparison import Comparison, Interval, Row
+from czsl_sac.report.page import METRICS, curve_plot, page, percent, shown
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.wording import printable
 
@@ -31,7 +31,7 @@ def render(comparison: Comparison, protocol: Protocol) -> str:
         notes=rows[0].results(protocol)[0].notes(),
         curve=curve_plot((row.label, r) for row in rows for r in row.results(protocol)),
         validation=_validation(rows),
-        options=_options(comparison),
+        options=[[name, *map(shown, values)] for name, values in comparison.options.items()],
         images=_image_by_image(comparison),
     )
 
@@ -47,7 +47,7 @@ def figures(comparison: Comparison, protocol: Protocol) -> list[list[str]]:
         [
             row.label,
             ", ".join(map(str, row.seeds)),
-            *(_shown(row.figure(name, protocol)) for name in METRICS.values()),
+            *(_interval(row.figure(name, protocol)) for name in METRICS.values()),
         ]
         for row in comparison.rows
     ]
@@ -66,7 +66,7 @@ def figures_table(comparison: Comparison, protocol: Protocol) -> str:
     return tabulate(rows, headers=headers, colalign=align, disable_numparse=True)
 
 
-def _shown(interval: Interval, sign: str = "") -> str:
+def _interval(interval: Interval, sign: str = "") -> str:
     half = "" if interval.half is None else f" ± {100 * interval.half:.2f}"
     return f"{100 * interval.mean:{sign}.2f}{half}"
 
@@ -77,7 +77,7 @@ def _ahead(rows: Sequence[Row], protocol: Protocol) -> list[list[str]]:
     for row in rows[1:]:
         gains = [row.ahead(rows[0], name, protocol) for name in METRICS.values()]
         shared = len(set(row.seeds) & set(rows[0].seeds))
-        values = ["no seed in both" if gain is None else _shown(gain, "+") for gain in gains]
+        values = ["no seed in both" if gain is None else _interval(gain, "+") for gain in gains]
         table.append([row.label, str(shared), *values])
     return table
 
@@ -98,11 +98,6 @@ def _validation(rows: Sequence[Row]) -> Markup | None:
     )
 
 
-def _options(comparison: Comparison) -> list[list[str]]:
-    options = [flat_options(row.config) for row in comparison.rows]
-    return [[name, *(o.get(name, "") for o in options)] for name in comparison.differing]
-
-
 def _image_by_image(comparison: Comparison) -> list[list[str]]:
     """Shares of images on which each row and the first are right, and the difference."""
     first, *others = comparison.rows
@@ -113,6 +108,6 @@ def _image_by_image(comparison: Comparison) -> list[list[str]]:
             mine, its = first.right[images], other.right[images]
             shares = (mine * its, mine * (1 - its), (1 - mine) * its, (1 - mine) * (1 - its))
             means = [percent(float(share.mean())) for share in shares]
-            gain = _shown(Interval.of((its - mine).tolist()), "+") if len(mine) else ""
+            gain = _interval(Interval.of((its - mine).tolist()), "+") if len(mine) else ""
             table.append([other.label, name, str(len(mine)), *means, gain])
     return table

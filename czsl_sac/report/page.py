@@ -72,6 +72,19 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
+def shown(value: object) -> str:
+    """Return the value of an option as text.
+
+    Args:
+        value: of JSON types, or None.
+
+    Examples:
+        >>> shown(["q", "k"]), shown(None)
+        ('q, k', 'None')
+    """
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def data_uri(pixels: Tensor) -> str:
     """Return an image as the address of itself, so that the page holds it.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from czsl_sac.data.protocol import SplitName
-from czsl_sac.report.page import METRICS, curve_plot, page, percent
+from czsl_sac.report.page import METRICS, curve_plot, page, percent, shown
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.report.run_report import RunReport
 from czsl_sac.report.scored import Scored, confusions, error_kinds, recalls
@@ -47,6 +47,7 @@ def render(report: RunReport) -> str:
         facts=_facts(report),
         splits=_splits(report),
         options=_options(report.config.to_dict()),
+        versions=", ".join(f"{name} {version}" for name, version in report.record.versions.items()),
     )
 
 
@@ -156,9 +157,6 @@ def _options(config: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     groups = {"": {n: value for n, value in config.items() if not isinstance(value, dict)}}
     groups |= {n: value for n, value in config.items() if isinstance(value, dict)}
     return {
-        group: [
-            (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-            for name, value in options.items()
-        ]
+        group: [(name, shown(value)) for name, value in options.items()]
         for group, options in groups.items()
     }

@@ -1,6 +1,5 @@
 """What a page about a run says: its configuration, scores, errors and examples, collected."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from czsl_sac.report.scoring import (
     score_zero_shot,
 )
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.loop import METRICS
+from czsl_sac.training.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class RunReport:
     Attributes:
         run_dir: folder of the run.
         config: of the run.
+        record: what the run is: versions, date, and what a resumed run changed.
         data: its data set.
         split: that was scored.
         checkpoint: that was scored.
@@ -39,6 +39,7 @@ class RunReport:
 
     run_dir: Path
     config: TrainConfig
+    record: RunRecord
     data: CZSLData
     split: Split
     checkpoint: Checkpoint
@@ -55,6 +56,7 @@ def collect_report(
     checkpoint: Checkpoint = "best",
     baseline: Path | None = None,
     examples: int = 6,
+    data_root: Path | None = None,
 ) -> RunReport:
     """Score a run and a baseline on a split, and collect what there is to say.
 
@@ -65,50 +67,41 @@ def collect_report(
         baseline: folder of another run on the same data; None takes zero-shot CLIP with the
             backbone that the run started from.
         examples: images of each group.
+        data_root: where the data set is now; None: where it was.
 
     Raises:
         FileNotFoundError: a folder holds no run, or the data is not there.
         ValueError: the baseline was made on other data.
     """
-    run = score_run(run_dir, split, checkpoint)
+    first = score_run(run_dir, split, checkpoint, data_root)
     if baseline is None:
-        beside = score_zero_shot(run, split)
+        beside = score_zero_shot(first, split)
     else:
-        other = score_run(baseline, split)
-        check_same_images(run, other, "baseline")
+        other = score_run(baseline, split, data_root=data_root)
+        check_same_images(first, other, "baseline")
         beside = replace(other.scored, label=f"{other.scored.label} ({baseline.name})")
-    methods = [run.scored] if beside is None else [run.scored, beside]
+    methods = [first.scored] if beside is None else [first.scored, beside]
+    run = first.run
     return RunReport(
         run_dir,
         run.config,
+        run.record,
         run.data,
         split,
         checkpoint,
-        training_records(run_dir),
-        run.targets,
+        run.folder.records(),
+        first.targets,
         methods,
         example_groups(
-            _kinds(run.data, run.targets, methods),
+            _kinds(run.data, first.targets, methods),
             run.data,
             split,
-            run.backbone,
-            run.targets,
+            run.method.backbone,
+            first.targets,
             [scored.predicted for scored in methods],
             examples,
         ),
     )
-
-
-def training_records(run_dir: Path) -> list[dict[str, Any]]:
-    """Return what a run recorded of its epochs; nothing for a method without training.
-
-    Args:
-        run_dir: folder of the run.
-    """
-    path = run_dir / METRICS
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def _kinds(data: CZSLData, targets: Tensor, methods: list[Scored]) -> dict[str, Tensor]:

@@ -5,31 +5,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from czsl_sac.clip import CLIPBackbone
 from czsl_sac.data import CZSLData
 from czsl_sac.evaluation import CZSLEvaluator
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.methods.options import MethodOptions
+from czsl_sac.methods.zero_shot.options import ZeroShotOptions
 from czsl_sac.report.scored import Scored
 from czsl_sac.training.build import build_backbone, build_method
-from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run import load_run
-from czsl_sac.training.scoring import candidate_space, score_split
+from czsl_sac.training.scoring import score_split, split_candidates
+from czsl_sac.training.session import Session
+from czsl_sac.training.trained import TrainedRun
 
 Split = Literal["val", "test"]
 Checkpoint = Literal["best", "last"]
-
-LABELS = {
-    "sac": "SAC",
-    "troika": "Troika",
-    "csp": "CSP",
-    "coop": "CoOp",
-    "dfsp": "DFSP",
-    "zero-shot": "Zero-shot CLIP",
-}
-"""What the methods are called."""
 
 
 @dataclass(frozen=True)
@@ -37,102 +27,93 @@ class ScoredRun:
     """A run on a split.
 
     Attributes:
-        run_dir: folder of the run.
-        config: of the run.
-        data: its data set.
-        backbone: its CLIP.
-        accelerator: where it was scored.
+        run: its folder, configuration, data and method.
         scored: what it predicted, and its figures.
-        targets: composition of each image of the split, `[n]`, of `data.space.pairs`.
+        targets: composition of each image of the split, `[n]`, of `run.data.space.pairs`.
     """
 
-    run_dir: Path
-    config: TrainConfig
-    data: CZSLData
-    backbone: CLIPBackbone
-    accelerator: Accelerator
+    run: TrainedRun
     scored: Scored
     targets: Tensor
 
+    @property
+    def path(self) -> Path:
+        """Folder of the run."""
+        return self.run.folder.path
 
-def score_run(run_dir: Path, split: Split, checkpoint: Checkpoint = "best") -> ScoredRun:
+
+def score_run(
+    run_dir: Path, split: Split, checkpoint: Checkpoint = "best", data_root: Path | None = None
+) -> ScoredRun:
     """Score a run in the closed world.
 
     Args:
         run_dir: folder that `czsl-sac train` wrote.
         split: part of the data set.
         checkpoint: `"best"` by validation AUC, or `"last"`.
+        data_root: where the data set is now; None: where it was.
 
     Raises:
         FileNotFoundError: the folder holds no run, or the data is not there.
+        ValueError: a file of the run is damaged, or its data has changed.
     """
-    method, data, config, accelerator = load_run(run_dir, checkpoint=checkpoint)
-    scored, targets = _score(method, data, split, config, accelerator)
-    return ScoredRun(run_dir, config, data, method.backbone, accelerator, scored, targets)
+    run = TrainedRun.load(run_dir, checkpoint=checkpoint, data_root=data_root)
+    scored, targets = _score(run.method, run.data, split, run.config.method, run.session)
+    return ScoredRun(run, scored, targets)
 
 
-def score_zero_shot(run: ScoredRun, split: Split) -> Scored | None:
-    """Score zero-shot CLIP with the backbone that a run started from; None if the run is that.
+def score_zero_shot(scored: ScoredRun, split: Split) -> Scored | None:
+    """Score CLIP as it comes, on the backbone that a run started from; None if the run is that.
 
     Args:
-        run: gives backbone and data.
+        scored: gives backbone and data.
         split: part of the data set.
     """
-    config, method = run.config, run.config.model
-    if (method.method, method.alignment) == ("zero-shot", "cls"):
+    run, plain = scored.run, ZeroShotOptions()
+    if run.config.method == plain:
         return None
-    backbone = build_backbone(replace(config.backbone, train_backbone="none"))
-    plain = config.with_model(method="zero-shot", alignment="cls")
-    zero_shot = build_method(plain, backbone, run.data.space).to(run.accelerator.device)
-    return _score(zero_shot, run.data, split, plain, run.accelerator)[0]
+    backbone = build_backbone(replace(run.config.backbone, train_backbone="none"))
+    config = replace(run.config, method=plain)
+    method = build_method(config, backbone, run.data.space).to(run.session.device)
+    return _score(method, run.data, split, plain, run.session)[0]
 
 
-def check_same_images(run: ScoredRun, other: ScoredRun, name: str) -> None:
+def check_same_images(first: ScoredRun, other: ScoredRun, name: str) -> None:
     """Refuse to put two runs side by side that were not scored on the same images.
 
     Args:
-        run: the first.
+        first: one run.
         other: the one to refuse.
         name: what the message calls it.
 
     Raises:
         ValueError: compositions or images differ.
     """
-    if other.data.space != run.data.space:
+    data, own = first.run.data, other.run.data
+    if own.space != data.space:
         raise ValueError(
-            f"{name} {other.run_dir} was trained on other compositions ({other.data.name}, "
-            f"{other.data.space}) than {run.run_dir} ({run.data.name}, {run.data.space}): give a "
-            "run on the same data."
+            f"{name} is {other.path} ({own.name}, {own.space}) but must be on the compositions of "
+            f"{first.path} ({data.name}, {data.space}): give a run on the same data."
         )
-    if not torch.equal(other.targets, run.targets):
+    if not torch.equal(other.targets, first.targets):
         raise ValueError(
-            f"{name} {other.run_dir} has another split ({len(other.targets)} images) than "
-            f"{run.run_dir} ({len(run.targets)} images): give a run on the same data."
+            f"{name} is {other.path} with {len(other.targets)} images but must be on the "
+            f"{len(first.targets)} images of {first.path}: give a run on the same data."
         )
 
 
 def _score(
-    method: CZSLMethod, data: CZSLData, split: Split, config: TrainConfig, accelerator: Accelerator
+    method: CZSLMethod, data: CZSLData, split: Split, options: MethodOptions, session: Session
 ) -> tuple[Scored, Tensor]:
-    space, position = candidate_space(data, split)
+    space, position = split_candidates(data, split)
     evaluator = CZSLEvaluator(space)
     method.eval()
-    with accelerator.autocast():
+    with session.autocast():
         predictor = method.predictor(space)
-    gap = score_split(
-        predictor,
-        evaluator,
-        data,
-        split,
-        accelerator,
-        position=position,
-        batch_size=config.optim.eval_batch_size,
-        num_workers=config.data.num_workers,
-    )
+    gap = score_split(predictor, evaluator, data, split, session, position=position)
     columns = data.space.indices(space.pairs)
     targets, predicted = evaluator.predictions()
     result = replace(evaluator.compute(), modality_gap=gap)
     legacy = evaluator.compute("legacy")
-    label = LABELS[config.model.method]
-    scored = Scored(label, result, legacy, columns[predicted], config.is_transductive)
+    scored = Scored(options.label, result, legacy, columns[predicted], options.is_transductive)
     return scored, columns[targets]
