@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from plain_parts import SPACES, random_backbone
-from tiny_runs import tiny_run, write_scenes
+from tiny_runs import options_of, tiny_run, write_scenes
 
 from czsl_sac import patch_max
 from czsl_sac.cli import main
@@ -18,13 +18,13 @@ from czsl_sac.predict import pictures
 from czsl_sac.predict.heatmaps import Looks, class_attention, look_at, panels_of
 from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 
 METHODS = {
     "zero-shot": {},
     "coop": {},
     "csp": {},
-    "sac": {"bank": "off"},
+    "sac": {"bank": "off", "num_blocks": 1, "num_heads": 2},
     "troika": {"traction_layers": 1},
     "plain troika": {"text_side": "plain", "disentangle": "none"},
     "txt2img": {"fusion": "txt2img"},
@@ -34,17 +34,11 @@ METHODS = {
 
 def make(name: str, alignment: str, **options: object) -> CZSLMethod:
     method = {"txt2img": "dfsp", "img2txt": "dfsp", "plain troika": "troika"}.get(name, name)
-    model = options_of(
-        method,  # type: ignore[arg-type]
-        alignment=alignment,  # type: ignore[arg-type]
-        num_blocks=1,
-        num_heads=2,
-        **{**METHODS[name], **options},  # type: ignore[arg-type]
-    )
+    chosen = options_of(method, alignment=alignment, **{**METHODS[name], **options})
     backbone = random_backbone().float()
     if method == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    return build_method(TrainConfig(method=model), backbone, SPACES["usual"]).eval()
+    return build_method(TrainConfig(method=chosen), backbone, SPACES["usual"]).eval()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +124,7 @@ def test_class_attention_is_that_of_the_last_layer_written_out() -> None:
             ["similarity to the text", "class token's attention"],
         ),
         (
-            {"alignment": "patch_max", "tokens": "patches"},
+            {"alignment": "patch_max", "token_choice": "patches"},
             ["sparse alignment", "class token's attention"],
         ),
     ],
@@ -141,7 +135,7 @@ def test_what_a_method_has_is_drawn(options: dict[str, str], titles: list[str]) 
     looks = look_at(method, predictor, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
     panels = list(panels_of(looks, 0))
     assert [panel.title.split("\n")[0] for panel in panels] == titles
-    assert panels[0].won == ("tokens" in options)
+    assert panels[0].won == ("token_choice" in options)
 
 
 def test_the_outlined_patch_stands_where_it_is_in_the_image() -> None:
