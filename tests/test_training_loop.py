@@ -17,7 +17,7 @@ from czsl_sac.space import CompositionSpace
 from czsl_sac.training import checkpoints, loop
 from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import BEST, LAST, METRICS, fit
-from czsl_sac.training.scoring import candidate_space, evaluate_method
+from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 
 

@@ -3,13 +3,15 @@
 import contextlib
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import tyro
 
 from czsl_sac.checks import suggestion
+from czsl_sac.methods.options import MethodOptions
+from czsl_sac.methods.registry import method_names, method_options
 
 _Options = TypeVar("_Options")
 
@@ -58,7 +60,7 @@ def parse_options(
                 raise
             return None
     if unknown:
-        raise ValueError(_unknown(unknown[0], command, option_names(default or options)))
+        raise ValueError(_unknown(unknown[0], command, default or options))
     return parsed
 
 
@@ -119,8 +121,9 @@ def given_options(arguments: list[str]) -> list[str]:
     return [name.removeprefix("no_") for name in flags]
 
 
-def _unknown(argument: str, command: str, known: Collection[str]) -> str:
+def _unknown(argument: str, command: str, options: Any) -> str:
     """The sentence about an argument that no option takes."""
+    known, method = option_names(options), _method(options)
     more = f"(czsl-sac {command} --help lists the options)"
     if not argument.startswith("--"):
         return (
@@ -128,11 +131,10 @@ def _unknown(argument: str, command: str, known: Collection[str]) -> str:
         )
     name = argument[2:].partition("=")[0].replace("_", "-")
     owners = _owners(name.removeprefix("no-"))
-    if owners:
+    if owners and method:
         return (
-            f"--{name} is an option of {', '.join(owners)} but must be one of the method that "
-            f"runs, which has none of that name: leave it out, or choose --method {owners[0]}. "
-            f"{more}"
+            f"--{name} is an option of {', '.join(owners)}, {method} has none: leave it out, or "
+            f"choose --method {owners[0]}. {more}"
         )
     synonym = _SYNONYMS.get(name)
     if synonym in known:
@@ -141,10 +143,19 @@ def _unknown(argument: str, command: str, known: Collection[str]) -> str:
     return f"--{name} is unknown: {near or 'it is no option of this command.'} {more}"
 
 
+def _method(options: Any) -> str:
+    """The name of the method whose options are among these; empty if there is none."""
+    for field in fields(options):
+        value = getattr(options, field.name, None)
+        if isinstance(value, MethodOptions):
+            return value.name
+        if is_dataclass(value) and _method(value):
+            return _method(value)
+    return ""
+
+
 def _owners(name: str) -> list[str]:
     """The installed methods that have an option of this name."""
-    from czsl_sac.methods.registry import method_names, method_options
-
     found = []
     for method in method_names():
         with contextlib.suppress(ValueError):  # another package's that cannot be imported

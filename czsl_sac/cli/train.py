@@ -70,7 +70,8 @@ def run(arguments: list[str]) -> int:
             ) from None
         raise
     if os.environ.get("RANK", "0") == "0":
-        print(result_table(summary.test, summary.config, "test split, best epoch"))
+        scored = "best epoch" if summary.records else "untrained"
+        print(result_table(summary.test, summary.config, f"test split, {scored}"))
         done = f"{summary.seconds:.0f} s" if summary.trained else "the run had ended before"
         print(f"{done}; to score the run again: czsl-sac evaluate {run_dir}")
     return 0

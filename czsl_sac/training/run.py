@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from czsl_sac.data import CZSLData
+from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method, check_data
@@ -101,11 +101,12 @@ def train(
             check_backbone(folder, record, backbone)
             data = open_data(config, backbone, record, folder)
         method = build_method(config, backbone, data.space).to(session.device)
-        data = cached(data, config, backbone, session)
         if session.is_main:
             folder.write_record(record)
             if checkpoint is not None:
                 folder.derive(checkpoint)
+            tqdm.write(_header(method, data, record, folder, session))
+        data = cached(data, config, backbone, session)
         return _train(method, data, record, folder, session, checkpoint, start)
 
 
@@ -141,6 +142,24 @@ def _training_images(data: CZSLData, session: Session) -> Iterator[Tensor]:
     """The training images; the split is opened when the first is asked for."""
     for images, _ in session.batches(data.split("train"), "filling the memory"):
         yield images
+
+
+def _header(
+    method: CZSLMethod, data: CZSLData, record: RunRecord, folder: RunFolder, session: Session
+) -> str:
+    """What runs where, in three lines."""
+    config = record.config
+    images = ", ".join(f"{len(data.split(n))} {n}" for n in get_args(SplitName))  # type: ignore[arg-type]
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    processes = session.accelerator.num_processes
+    precision = "float32" if session.precision == "no" else session.precision
+    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    return (
+        f"{config.method.label} on {data.name} into {folder.path}: {session.device}, {precision}, "
+        f"{processes} process{'es' if processes > 1 else ''}.\n"
+        f"Images: {images}. Compositions: {len(data.space)}, {int(data.space.seen_mask.sum())} "
+        f"seen. Trained parameters: {trained:,}.\n{versions}."
+    )
 
 
 def _continued(folder: RunFolder, config: TrainConfig) -> tuple[RunRecord, Checkpoint | None]:

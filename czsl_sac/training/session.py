@@ -1,7 +1,9 @@
 """A session: device, precision, processes, loaders and bars of one call."""
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
+from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +16,8 @@ from tqdm import tqdm
 from czsl_sac.training.config import TrainConfig
 
 _Item = TypeVar("_Item")
+
+_SECONDS = 60.0  # between two lines where there is no terminal
 
 
 class Session:
@@ -72,18 +76,20 @@ class Session:
         context: AbstractContextManager[None] = self.accelerator.autocast()
         return context
 
-    def bar(
-        self, items: Iterable[_Item], description: str, *, total: int | None = None
-    ) -> Iterator[_Item]:
-        """Yield items under a progress bar, in the main process and on a terminal alone.
+    def bar(self, items: Iterable[_Item], description: str) -> Iterator[_Item]:
+        """Yield items under a progress bar, in the main process alone.
+
+        Where there is no terminal, as in a log file, a line is written once a minute.
 
         Args:
             items: what to go through.
             description: what is being done.
-            total: how many items there are, where they cannot be counted.
         """
-        hidden = None if self.is_main else True
-        return iter(tqdm(items, desc=description, total=total, leave=False, disable=hidden))
+        if not self.is_main:
+            return iter(items)
+        if sys.stderr.isatty():
+            return iter(tqdm(items, desc=description, leave=False))
+        return _with_lines(items, description)
 
     def loader(
         self,
@@ -141,3 +147,14 @@ class Session:
     def wait(self) -> None:
         """Wait until all processes are here."""
         self.accelerator.wait_for_everyone()
+
+
+def _with_lines(items: Iterable[_Item], description: str) -> Iterator[_Item]:
+    """Yield items, and say once a minute how many it has been."""
+    total = f" of {len(items)}" if isinstance(items, Sized) else ""
+    start = said = perf_counter()
+    for count, item in enumerate(items):
+        if perf_counter() - said > _SECONDS:
+            said = perf_counter()
+            print(f"{description}: {count}{total}, {said - start:.0f} s", file=sys.stderr)
+        yield item
