@@ -17,6 +17,7 @@ from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.predict import pictures
 from czsl_sac.predict.heatmaps import Looks, class_attention, look_at, panels_of
 from czsl_sac.predict.run_predictor import RunPredictor
+from czsl_sac.run import load_run
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import TrainConfig
 
@@ -65,7 +66,7 @@ def test_what_is_shown_is_what_was_compared(name: str, alignment: str) -> None:
 
 
 def test_the_winning_patch_is_the_argmax_of_patch_max(tmp_path: Path) -> None:
-    predictor = RunPredictor(tiny_run())
+    predictor = RunPredictor(load_run(tiny_run(), bank="train"))
     (batch,) = predictor.batches(write_scenes(tmp_path, 6))
     columns = batch.probabilities.argmax(1)
     looks = look_at(predictor.method, predictor.predictor, batch.images, columns)
@@ -84,7 +85,7 @@ def test_the_winning_patch_is_the_argmax_of_patch_max(tmp_path: Path) -> None:
 
 
 def test_attention_is_the_condensers(tmp_path: Path) -> None:
-    predictor = RunPredictor(tiny_run())
+    predictor = RunPredictor(load_run(tiny_run(), bank="train"))
     (batch,) = predictor.batches(write_scenes(tmp_path, 3))
     columns = batch.probabilities.argmax(1)
     looks = look_at(predictor.method, predictor.predictor, batch.images, columns)

@@ -1,17 +1,15 @@
 """`czsl-sac report`: one page that needs no other, with the numbers that evaluate gives."""
 
-import json
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import tiny_run
+from tiny_runs import copy_of, tiny_run
 
-from czsl_sac import CompositionSpace, Scenes
+from czsl_sac import CompositionSpace
 from czsl_sac.cli import main
 from czsl_sac.predict import pictures
 from czsl_sac.report import elements as html
@@ -19,7 +17,7 @@ from czsl_sac.report.page import render
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.report.run_report import RunReport, collect_report
 from czsl_sac.report.scored import confusions, error_kinds, spread
-from czsl_sac.training.run import evaluate, load_run
+from czsl_sac.run import load_run, train
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -88,7 +86,7 @@ def test_the_page_refers_to_nothing_outside_it(report: RunReport, page: Page) ->
 
 def test_the_numbers_are_those_of_evaluate(page: Page) -> None:
     for protocol in ("exact", "legacy"):
-        result = evaluate(tiny_run(), protocol=protocol)
+        result = load_run(tiny_run()).evaluate(protocol=protocol)
         expected = [
             f"{100 * value:.2f}"
             for value in (
@@ -116,7 +114,8 @@ def test_predictions_add_up_to_the_accuracies(report: RunReport, page: Page) -> 
 
 
 def test_the_baseline_is_zero_shot_clip_on_the_plain_backbone(report: RunReport) -> None:
-    method, data, _, _ = load_run(tiny_run(method="zero-shot", alignment="cls", bank="off"))
+    run = load_run(tiny_run("zero-shot"))
+    method, data = run.method, run.data
     space = data.space
     candidates = data.candidates("test")
     images, targets = zip(*[data.split("test")[i] for i in range(48)], strict=True)
@@ -130,25 +129,24 @@ def test_examples_show_their_own_image(report: RunReport) -> None:
     example = group.examples[0]
     rows = (report.targets == example.truth).nonzero().flatten().tolist()
     images = torch.stack([report.data.split("test")[row][0] for row in rows])
-    method, *_ = load_run(tiny_run())
-    shown = pictures.visible(images, method.backbone)
+    shown = pictures.visible(images, load_run(tiny_run()).method.backbone)
     assert any(torch.equal(example.picture, image) for image in shown)
 
 
 def test_a_run_can_be_the_baseline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    other = tiny_run(method="csp", alignment="cls", bank="off", condense=False)
+    other = tiny_run("csp")
     output = tmp_path / "new" / "page.html"
     arguments = ["report", str(tiny_run()), "--baseline", str(other), "--examples", "0"]
     capsys.readouterr()  # what training the runs printed
     assert main([*arguments, "--output", str(output), "--split", "val"]) == 0
     assert capsys.readouterr().out == f"{output}\n"
-    result = evaluate(other, split="val")
+    result = load_run(other).evaluate(split="val")
     row = [f"CSP ({other.name})", "exact", f"{100 * result.seen:.2f}"]
     assert any(cells[:3] == row for cells in Page(output.read_text("utf-8")).rows)
 
 
 def test_the_page_is_written_into_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    run = tiny_run(method="zero-shot", alignment="cls", bank="off")
+    run = tiny_run("zero-shot")
     capsys.readouterr()
     assert main(["report", str(run), "--examples", "1"]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
@@ -162,17 +160,13 @@ def test_the_page_is_written_into_the_run(capsys: pytest.CaptureFixture[str]) ->
 def test_a_baseline_on_other_data_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(tiny_run(method="zero-shot", alignment="cls", bank="off"), other)
-    config = json.loads((other / "config.json").read_text("utf-8"))
+    config = load_run(tiny_run("zero-shot")).config
     for changed, message in (
         ({"split_seed": 1}, "was trained on other compositions (scenes, CompositionSpace("),
         ({"eval_images_per_pair": 2}, "has another test split (96 images) than the run (48 images"),
     ):
-        text = json.dumps({**config, "data": {**config["data"], **changed}})
-        (other / "config.json").write_text(text, "utf-8")
-        space = Scenes(split_seed=changed.get("split_seed", 0)).space
-        (other / "space.json").write_text(json.dumps(space.to_dict()), "utf-8")
+        other, data = tmp_path / next(iter(changed)), replace(config.data, **changed)
+        train(replace(config, data=data), other)
         assert main(["report", str(tiny_run()), "--baseline", str(other)]) == 2
         assert message in capsys.readouterr().err
 
@@ -180,8 +174,8 @@ def test_a_baseline_on_other_data_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "no configuration at nowhere/config.json"),
-        (["RUN", "--baseline", "nowhere"], "no configuration at nowhere/config.json"),
+        (["nowhere"], "there is no run in nowhere: the folder nowhere does not exist"),
+        (["RUN", "--baseline", "nowhere"], "there is no run in nowhere: the folder nowhere does not exist"),
         (["RUN", "--examples", "-1"], "examples must be at least 0, got -1"),
         (["RUN", "--output", "."], "output is the folder . but must be a file"),
         (["RUN", "--basline", "x"], "did you mean --baseline?"),

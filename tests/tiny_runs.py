@@ -1,5 +1,7 @@
 """Runs on a few scenes, made once a session, for tests of what is done with a finished run."""
 
+import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -13,6 +15,7 @@ from czsl_sac.methods.registry import method_options
 from czsl_sac.training.config import DataConfig, OptimConfig, TrainConfig
 from czsl_sac.training.presets import DATA_SETS
 from czsl_sac.training.run import train
+from czsl_sac.training.run_folder import RunFolder
 
 _ROOT = TemporaryDirectory(prefix="tiny-runs-")  # removed when the tests end
 DATA = DataConfig(images_per_pair=1, eval_images_per_pair=1)
@@ -38,6 +41,14 @@ def tiny_run(method: str = "sac", **values: object) -> Path:
     """The folder of a run of one epoch: SAC, or with other options of the method."""
     folder = Path(mkdtemp(dir=_ROOT.name)) / "run"
     train(tiny_config(method, **values), folder)
+    return folder
+
+
+def copy_of(run: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a run, with some attributes of its record changed."""
+    shutil.copytree(run, folder)
+    copied = RunFolder(folder)
+    copied.write_record(replace(copied.read_record(), **changes))
     return folder
 
 
