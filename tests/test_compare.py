@@ -1,35 +1,31 @@
 """`czsl-sac compare`: runs side by side, seeds as one row, on a page that needs no other."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 from pages import Page, check_self_contained
 from scipy import stats
-from tiny_runs import tiny_run
+from tiny_runs import copy_of, tiny_config, tiny_run
 
-from czsl_sac import Scenes
 from czsl_sac.cli import main
 from czsl_sac.report.comparison import Comparison, Interval, compare_runs
 from czsl_sac.report.comparison_page import render
-from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run import evaluate, train
+from czsl_sac.run import load_run, train
 
 
 @pytest.fixture(scope="module")
 def csp() -> Path:
-    return tiny_run(method="csp", alignment="cls", bank="off", condense=False)
+    return tiny_run("csp")
 
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory, csp: Path) -> list[Path]:
     """CSP from two seeds."""
     other = tmp_path_factory.mktemp("seeds") / "seed-1"
-    train(replace(TrainConfig.load(csp / "config.json"), seed=1), other)
+    train(replace(tiny_config("csp"), seed=1), other)
     return [csp, other]
 
 
@@ -43,14 +39,14 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row(
 ) -> None:
     assert [(row.label, row.seeds) for row in comparison.rows] == [("SAC", [0]), ("CSP", [0, 1])]
     assert comparison.rows[1].run_dirs == seeds
-    assert "model.method" in comparison.differing
-    assert "seed" not in comparison.differing
+    assert comparison.options["method.method"] == ["sac", "csp"]
+    assert "seed" not in comparison.options
 
 
 def test_the_figures_are_those_of_evaluate_with_the_interval_of_the_t_test(
     comparison: Comparison, seeds: list[Path]
 ) -> None:
-    auc = [evaluate(run).auc for run in seeds]
+    auc = [load_run(run).evaluate().auc for run in seeds]
     mean, half = comparison.rows[1].figure("auc", "exact")
     low, high = stats.ttest_1samp(auc, 0).confidence_interval(0.95)
     assert (mean - half, mean + half) == pytest.approx((low, high))
@@ -58,13 +54,20 @@ def test_the_figures_are_those_of_evaluate_with_the_interval_of_the_t_test(
     assert row[:2] == ["CSP", "0, 1"]
     assert row[5] == f"{100 * np.mean(auc):.2f} ± {100 * half:.2f}"
     legacy = Page(render(comparison, "legacy")).rows[1]
-    assert legacy[:3] == ["SAC", "0", f"{100 * evaluate(tiny_run(), protocol='legacy').seen:.2f}"]
+    assert legacy[:3] == [
+        "SAC",
+        "0",
+        f"{100 * load_run(tiny_run()).evaluate(protocol='legacy').seen:.2f}",
+    ]
 
 
 def test_differences_are_paired_by_seed(comparison: Comparison, seeds: list[Path]) -> None:
     sac, csp = comparison.rows
     gain = csp.ahead(sac, "hm", "exact")
-    assert gain == (pytest.approx(evaluate(seeds[0]).hm - evaluate(tiny_run()).hm), None)
+    assert gain == (
+        pytest.approx(load_run(seeds[0]).evaluate().hm - load_run(tiny_run()).evaluate().hm),
+        None,
+    )
     assert replace(csp, seeds=[4, 5]).ahead(sac, "hm", "exact") is None
     many = Interval.of([1.0, 2.0, 4.0])
     low, high = stats.ttest_rel([2.0, 4.0, 7.0], [1.0, 2.0, 3.0]).confidence_interval(0.95)
@@ -101,10 +104,10 @@ def test_examples_are_those_on_which_the_rows_differ(comparison: Comparison) -> 
 
 
 def test_rows_of_one_method_are_told_apart_by_their_options(csp: Path) -> None:
-    rows = compare_runs([csp, tiny_run(method="csp", alignment="patch_max", bank="off")]).rows
+    rows = compare_runs([csp, tiny_run("csp", alignment="patch_max")]).rows
     assert [row.label for row in rows] == [
-        "CSP (alignment cls, condense False)",
-        "CSP (alignment patch_max, condense True)",
+        "CSP (alignment cls)",
+        "CSP (alignment patch_max)",
     ]
 
 
@@ -115,7 +118,7 @@ def test_the_command_prints_the_figures_and_writes_the_page(
     capsys.readouterr()
     assert main(["compare", *map(str, seeds), "--output", str(output), "--examples", "1"]) == 0
     printed = capsys.readouterr().out
-    auc = 100 * np.mean([evaluate(run).auc for run in seeds])
+    auc = 100 * np.mean([load_run(run).evaluate().auc for run in seeds])
     assert f"{auc:.2f} ±" in printed
     assert printed.endswith(f"\n{output}\n")
     text = output.read_text("utf-8")
@@ -129,8 +132,8 @@ def test_the_command_prints_the_figures_and_writes_the_page(
         (["RUN"], "runs is 1 run but must be at least two: name the others"),
         (["RUN", "RUN"], "twice but must be different runs: leave one out"),
         (["RUN", "COPY"], "have the same options and the same seed (0) but must differ"),
-        (["RUN", "nowhere"], "no configuration at nowhere/config.json"),
-        (["RUN", "OTHER"], "was trained on other compositions (scenes, CompositionSpace("),
+        (["RUN", "nowhere"], "there is no run in nowhere"),
+        (["RUN", "OTHER"], "(scenes, CompositionSpace("),
         (["RUN", "COPY", "--output", "."], "output is the folder . but must be a file"),
         (["RUN", "COPY", "--examples", "-1"], "examples is -1 but must be at least 0"),
     ],
@@ -142,11 +145,11 @@ def test_a_mistake_is_one_line(
     arguments: list[str],
     message: str,
 ) -> None:
-    copy, other = (copytree(csp, tmp_path / name) for name in ("copy", "other"))
-    config = json.loads((other / "config.json").read_text("utf-8"))
-    config["data"]["split_seed"] = 1
-    (other / "config.json").write_text(json.dumps(config), "utf-8")
-    (other / "space.json").write_text(json.dumps(Scenes(split_seed=1).space.to_dict()), "utf-8")
+    copy = copy_of(csp, tmp_path / "copy")
+    config = load_run(csp).config
+    other = tmp_path / "other"
+    if "OTHER" in arguments:
+        train(replace(config, data=replace(config.data, split_seed=1)), other)
     known = {"RUN": csp, "COPY": copy, "OTHER": other}
     capsys.readouterr()
     assert main(["compare", *(str(known.get(part, part)) for part in arguments)]) == 2

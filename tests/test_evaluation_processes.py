@@ -14,12 +14,12 @@ from czsl_sac.training.session import Session
 
 def results() -> list[CZSLResult]:
     """What is compared; 18 test and 24 validation images in batches of 4 and 10."""
-    method, data, accelerator = make("sac"), Pictures(), Session()
+    method, data, four = make("sac"), Pictures(), Session(batch_size=4)
     method.fill_memory([data.split("val").tensors[0][:8]])
     return [
-        evaluate_method(method, data, "test", accelerator, batch_size=4),
-        evaluate_method(method, data, "test", accelerator, batch_size=10, protocol="legacy"),
-        evaluate_open_world(method, data, "test", accelerator, OpenWorld(), batch_size=4),
+        evaluate_method(method, data, "test", four),
+        evaluate_method(method, data, "test", Session(batch_size=10), protocol="legacy"),
+        evaluate_open_world(method, data, "test", four, OpenWorld()),
     ]
 
 

@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
 from plain_parts import SPACES, random_backbone
-from tiny_runs import tiny_run, write_scenes
+from tiny_runs import options_of, tiny_run, write_scenes
 
 from czsl_sac import patch_max, pictures
 from czsl_sac.cli import main
@@ -25,6 +25,7 @@ from czsl_sac.methods.predictor import Predictor
 from czsl_sac.predict.heatmaps import draw_looks, panels_of
 from czsl_sac.predict.looks import Looks, class_attention, look_at
 from czsl_sac.predict.run_predictor import RunPredictor
+from czsl_sac.run import load_run
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import TrainConfig
 
@@ -32,7 +33,7 @@ METHODS = {
     "zero-shot": {},
     "coop": {},
     "csp": {},
-    "sac": {"bank": "off"},
+    "sac": {"bank": "off", "num_blocks": 1, "num_heads": 2},
     "troika": {"traction_layers": 1},
     "plain troika": {"text_side": "plain", "disentangle": "none"},
     "txt2img": {"fusion": "txt2img"},
@@ -42,17 +43,11 @@ METHODS = {
 
 def make(name: str, alignment: str, **options: object) -> CZSLMethod:
     method = {"txt2img": "dfsp", "img2txt": "dfsp", "plain troika": "troika"}.get(name, name)
-    model = options_of(
-        method,  # type: ignore[arg-type]
-        alignment=alignment,  # type: ignore[arg-type]
-        num_blocks=1,
-        num_heads=2,
-        **{**METHODS[name], **options},  # type: ignore[arg-type]
-    )
+    chosen = options_of(method, alignment=alignment, **{**METHODS[name], **options})
     backbone = random_backbone().float()
     if method == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    return build_method(TrainConfig(method=model), backbone, SPACES["usual"]).eval()
+    return build_method(TrainConfig(method=chosen), backbone, SPACES["usual"]).eval()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +74,7 @@ def test_what_is_shown_is_what_was_compared(name: str, alignment: str) -> None:
 
 
 def test_the_winning_patch_is_the_argmax_of_patch_max(tmp_path: Path) -> None:
-    predictor = RunPredictor(tiny_run())
+    predictor = RunPredictor(load_run(tiny_run(), bank="train"))
     (batch,) = predictor.batches(write_scenes(tmp_path, 6))
     columns = batch.probabilities.argmax(1)
     looks = look_at(predictor.method, predictor.predictor, batch.images, columns)
@@ -98,7 +93,7 @@ def test_the_winning_patch_is_the_argmax_of_patch_max(tmp_path: Path) -> None:
 
 
 def test_attention_is_the_condensers(tmp_path: Path) -> None:
-    predictor = RunPredictor(tiny_run())
+    predictor = RunPredictor(load_run(tiny_run(), bank="train"))
     (batch,) = predictor.batches(write_scenes(tmp_path, 3))
     columns = batch.probabilities.argmax(1)
     looks = look_at(predictor.method, predictor.predictor, batch.images, columns)
@@ -138,7 +133,7 @@ def test_class_attention_is_that_of_the_last_layer_written_out() -> None:
             ["similarity to the text", "class token's attention"],
         ),
         (
-            {"alignment": "patch_max", "tokens": "patches"},
+            {"alignment": "patch_max", "token_choice": "patches"},
             ["sparse alignment", "class token's attention"],
         ),
     ],
@@ -149,7 +144,7 @@ def test_what_a_method_has_is_drawn(options: dict[str, str], titles: list[str]) 
     looks = look_at(method, predictor, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
     panels = list(panels_of(looks, 0))
     assert [panel.title.split("\n")[0] for panel in panels] == titles
-    assert panels[0].won == ("tokens" in options)
+    assert panels[0].won == ("token_choice" in options)
 
 
 def drawn(looks: Looks, title: str = "title") -> Figure:
@@ -243,7 +238,7 @@ def test_long_and_odd_names_of_images_name_a_picture(tmp_path: Path) -> None:
     ]
     for path in odd:
         shutil.copy(image, path)
-    predictor = RunPredictor(tiny_run(), heatmaps=tmp_path / "maps")
+    predictor = RunPredictor(load_run(tiny_run()), heatmaps=tmp_path / "maps")
     assert len(list(predictor.predict(odd))) == 3
     assert len(list((tmp_path / "maps").iterdir())) == 3
 

@@ -1,8 +1,6 @@
 """`czsl-sac report`: one page that needs no other, with the numbers that evaluate gives."""
 
-import json
 import re
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from jinja2 import UndefinedError
 from pages import Page, check_self_contained
 from tiny_runs import tiny_run
 
-from czsl_sac import CompositionSpace, Scenes, pictures
+from czsl_sac import CompositionSpace, pictures
 from czsl_sac.cli import main
 from czsl_sac.report.examples import spread
 from czsl_sac.report.page import page
@@ -20,7 +18,7 @@ from czsl_sac.report.plots import COLOURS, Series, line_plot
 from czsl_sac.report.run_page import render
 from czsl_sac.report.run_report import RunReport, collect_report
 from czsl_sac.report.scored import confusions, error_kinds
-from czsl_sac.training.run import evaluate, load_run
+from czsl_sac.run import load_run, train
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def test_the_page_refers_to_nothing_outside_it(report: RunReport, shown: Page) -
 
 def test_the_numbers_are_those_of_evaluate(shown: Page) -> None:
     for protocol in ("exact", "legacy"):
-        result = evaluate(tiny_run(), protocol=protocol)
+        result = load_run(tiny_run()).evaluate(protocol=protocol)
         expected = [
             f"{100 * value:.2f}"
             for value in (
@@ -74,7 +72,8 @@ def test_predictions_add_up_to_the_accuracies(report: RunReport, shown: Page) ->
 
 
 def test_the_baseline_is_zero_shot_clip_on_the_plain_backbone(report: RunReport) -> None:
-    method, data, _, _ = load_run(tiny_run(method="zero-shot", alignment="cls", bank="off"))
+    run = load_run(tiny_run("zero-shot"))
+    method, data = run.method, run.data
     space = data.space
     candidates = data.candidates("test")
     images, targets = zip(*[data.split("test")[i] for i in range(48)], strict=True)
@@ -88,25 +87,25 @@ def test_examples_show_their_own_image(report: RunReport) -> None:
     example = group.examples[0]
     rows = (report.targets == example.truth).nonzero().flatten().tolist()
     images = torch.stack([report.data.split("test")[row][0] for row in rows])
-    method, *_ = load_run(tiny_run())
-    shown = pictures.visible(images, mean=method.backbone.mean, std=method.backbone.std)
+    backbone = load_run(tiny_run()).method.backbone
+    shown = pictures.visible(images, mean=backbone.mean, std=backbone.std)
     assert any(torch.equal(example.picture, image) for image in shown)
 
 
 def test_a_run_can_be_the_baseline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    other = tiny_run(method="csp", alignment="cls", bank="off", condense=False)
+    other = tiny_run("csp")
     output = tmp_path / "new" / "page.html"
     arguments = ["report", str(tiny_run()), "--baseline", str(other), "--examples", "0"]
     capsys.readouterr()  # what training the runs printed
     assert main([*arguments, "--output", str(output), "--split", "val"]) == 0
     assert capsys.readouterr().out == f"{output}\n"
-    result = evaluate(other, split="val")
+    result = load_run(other).evaluate(split="val")
     row = [f"CSP ({other.name})", "exact", f"{100 * result.seen:.2f}"]
     assert any(cells[:3] == row for cells in Page(output.read_text("utf-8")).rows)
 
 
 def test_the_page_is_written_into_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    run = tiny_run(method="zero-shot", alignment="cls", bank="off")
+    run = tiny_run("zero-shot")
     capsys.readouterr()
     assert main(["report", str(run), "--examples", "1"]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
@@ -120,17 +119,13 @@ def test_the_page_is_written_into_the_run(capsys: pytest.CaptureFixture[str]) ->
 def test_a_baseline_on_other_data_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(tiny_run(method="zero-shot", alignment="cls", bank="off"), other)
-    config = json.loads((other / "config.json").read_text("utf-8"))
+    config = load_run(tiny_run("zero-shot")).config
     for changed, message in (
-        ({"split_seed": 1}, "was trained on other compositions (scenes, CompositionSpace("),
-        ({"eval_images_per_pair": 2}, "has another split (96 images) than"),
+        ({"split_seed": 1}, "(scenes, CompositionSpace("),
+        ({"eval_images_per_pair": 2}, "with 96 images but must be on the 48 images of"),
     ):
-        text = json.dumps({**config, "data": {**config["data"], **changed}})
-        (other / "config.json").write_text(text, "utf-8")
-        space = Scenes(split_seed=changed.get("split_seed", 0)).space
-        (other / "space.json").write_text(json.dumps(space.to_dict()), "utf-8")
+        other, data = tmp_path / next(iter(changed)), replace(config.data, **changed)
+        train(replace(config, data=data), other)
         assert main(["report", str(tiny_run()), "--baseline", str(other)]) == 2
         assert message in capsys.readouterr().err
 
@@ -138,9 +133,12 @@ def test_a_baseline_on_other_data_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "no configuration at nowhere/config.json"),
-        (["RUN", "--baseline", "nowhere"], "no configuration at nowhere/config.json"),
-        (["RUN", "--examples", "-1"], "examples must be at least 0, got -1"),
+        (["nowhere"], "there is no run in nowhere: the folder nowhere does not exist"),
+        (
+            ["RUN", "--baseline", "nowhere"],
+            "there is no run in nowhere: the folder nowhere does not exist",
+        ),
+        (["RUN", "--examples", "-1"], "examples is -1 but must be at least 0"),
         (["RUN", "--output", "."], "output is the folder . but must be a file"),
         (["RUN", "--basline", "x"], "did you mean --baseline?"),
     ],

@@ -1,12 +1,14 @@
 """Train a run into its folder, or go on with one."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from czsl_sac.data import CZSLData, SplitName
@@ -99,12 +101,12 @@ def train(
             check_backbone(folder, record, backbone)
             data = open_data(config, backbone, record, folder)
         method = build_method(config, backbone, data.space).to(session.device)
-        data = cached(data, config, backbone, session)
         if session.is_main:
             folder.write_record(record)
             if checkpoint is not None:
                 folder.derive(checkpoint)
             tqdm.write(_header(method, data, record, folder, session))
+        data = cached(data, config, backbone, session)
         return _train(method, data, record, folder, session, checkpoint, start)
 
 
@@ -120,9 +122,8 @@ def _train(
     """Train, then bring in line what follows from the best weights: memory and test result."""
     progress = fit(method, data, record.config, folder, session, checkpoint=checkpoint)
     method.eval()
-    images = (batch for batch, _ in session.batches(data.split("train"), "filling the memory"))
     with session.autocast():
-        method.fill_memory(images)
+        method.fill_memory(_training_images(data, session))
     test = evaluate_method(method, data, "test", session)
     if session.is_main:
         folder.save_memory(method.memory_state(), progress.best)
@@ -135,6 +136,12 @@ def _train(
         perf_counter() - start,
         trained=True,
     )
+
+
+def _training_images(data: CZSLData, session: Session) -> Iterator[Tensor]:
+    """The training images; the split is opened when the first is asked for."""
+    for images, _ in session.batches(data.split("train"), "filling the memory"):
+        yield images
 
 
 def _header(
