@@ -13,6 +13,7 @@ from czsl_sac.evaluation.modality_gap import (
     modality_gap_l2,
     relative_modality_gap,
 )
+from czsl_sac.evaluation.patch_shares import PatchShares
 from czsl_sac.evaluation.result import CZSLResult
 from czsl_sac.evaluation.word_vectors import read_word_vectors
 
@@ -22,6 +23,7 @@ __all__ = [
     "Chance",
     "Feasibility",
     "ModalityGap",
+    "PatchShares",
     "chance_row",
     "feasibility_scores",
     "mask_infeasible",

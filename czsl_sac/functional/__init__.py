@@ -21,7 +21,7 @@ from czsl_sac.functional.losses import (
 from czsl_sac.functional.memory import (
     memory_logits,
     prediction_entropy,
-    retrieve_prototypes,
+    retrieval_weights,
     start_memory,
     store_sample,
 )
@@ -42,7 +42,7 @@ __all__ = [
     "memory_logits",
     "patch_max_reference",
     "prediction_entropy",
-    "retrieve_prototypes",
+    "retrieval_weights",
     "start_memory",
     "store_sample",
     "token_similarities",

@@ -114,6 +114,6 @@ def _score(
     columns = data.space.indices(space.pairs)
     targets, predicted = evaluator.predictions()
     result = replace(evaluator.compute(), modality_gap=gap)
-    legacy = evaluator.compute("legacy")
+    legacy = evaluator.compute(protocol="legacy")
     scored = Scored(options.label, result, legacy, columns[predicted], options.is_transductive)
     return scored, columns[targets]
