@@ -90,6 +90,16 @@ def test_images_count_by_the_share_of_runs_that_are_right(comparison: Comparison
     assert row[7] == f"{50 * (high + low):+.2f} ± {50 * (high - low):.2f}"
 
 
+def test_what_the_figures_hide_is_said_of_the_row_that_hides_it(comparison: Comparison) -> None:
+    words = Page(render(comparison, "exact")).words
+    sac, csp = (row.scored[0].result.notes() for row in comparison.rows)
+    patches = [sentence for sentence in sac if "atch" in sentence]
+    assert len(patches) >= 2
+    assert all(f"SAC: {sentence}" in words for sentence in patches)
+    assert csp
+    assert all(words.count(sentence) == 1 for sentence in csp)  # the split is small for both
+
+
 def test_examples_are_those_on_which_the_rows_differ(comparison: Comparison) -> None:
     sac, csp = comparison.rows
     assert [group.title for group in comparison.groups] == [

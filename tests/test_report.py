@@ -12,6 +12,7 @@ from tiny_runs import tiny_run
 
 from czsl_sac import CompositionSpace, pictures
 from czsl_sac.cli import main
+from czsl_sac.predict.looks import look_at
 from czsl_sac.report.examples import spread
 from czsl_sac.report.page import page
 from czsl_sac.report.plots import COLOURS, Series, line_plot
@@ -19,6 +20,7 @@ from czsl_sac.report.run_page import render
 from czsl_sac.report.run_report import RunReport, collect_report
 from czsl_sac.report.scored import confusions, error_kinds
 from czsl_sac.run import load_run, train
+from czsl_sac.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,33 @@ def test_the_numbers_are_those_of_evaluate(shown: Page) -> None:
         assert set(result.notes()) <= set(shown.words)
     assert any(row[:2] == ["Zero-shot CLIP", "exact"] for row in shown.rows)
     assert any("Transductive: the memory bank of SAC" in words for words in shown.words)
+
+
+def test_the_shares_of_the_patches_are_those_of_the_images_own_compositions(
+    report: RunReport, shown: Page
+) -> None:
+    run = load_run(tiny_run(), bank="train")
+    images = torch.stack([run.data.split("test")[row][0] for row in range(len(report.targets))])
+    looks = look_at(run.method, run.method.predictor(run.data.space), images, report.targets)
+    shares = {
+        "patch_wins": float((looks.winner > 0).double().mean()),
+        "patch_attention": float(looks.condenser[:, 1:].sum(1).double().mean()),
+    }
+    assert report.methods[0].result.patch_shares == pytest.approx(shares)
+    assert ["SAC", *(f"{100 * share:.2f}" for share in shares.values())] in shown.rows
+    assert any("A patch wins the alignment in" in words for words in shown.words)
+    assert not report.methods[1].result.patch_shares  # the class token alone is compared
+
+
+def test_the_page_says_what_made_the_run(report: RunReport, shown: Page) -> None:
+    (line,) = (words for words in shown.words if words.startswith("Begun "))
+    record = RunFolder(tiny_run()).read_record()
+    assert record.created in line
+    for name, version in record.versions.items():
+        assert f"{name} {version}" in line
+    changes = ({"option": "epochs", "from": 1, "to": 3, "after_epoch": 1},)
+    page = Page(render(replace(report, record=replace(report.record, changes=changes))))
+    assert "epochs was changed from 1 to 3 after 1 epoch." in page.words
 
 
 def test_predictions_add_up_to_the_accuracies(report: RunReport, shown: Page) -> None:

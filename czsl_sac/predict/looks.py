@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from czsl_sac.blocks.alignment import ClassTokenAligner, PatchMaxAligner
+from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.clip.vision import VisionTower
 from czsl_sac.methods.base import CZSLMethod, Predictor
 
@@ -46,15 +46,17 @@ def look_at(method: CZSLMethod, predictor: Predictor, images: Tensor, columns: T
 
     Returns:
         Maps in float32, on the CPU.
+
+    Warns:
+        UserWarning: tokens are compared, but the predictor does not say which.
     """
     columns, encoded = columns.to(images.device), predictor.encode(images)
     similarity = winner = None
-    if compares_tokens(method, predictor):
+    if _compares_tokens(method, predictor):
         tokens, text = predictor.compared(encoded, columns)
         units = (F.normalize(each, dim=-1) for each in (tokens, text))
         similarity = torch.einsum("btd,bd->bt", *units)
-        if isinstance(method.aligner, PatchMaxAligner) and method.aligner.reduction == "max":
-            winner = method.aligner.similarity(tokens, text[:, None], return_indices=True)[1][:, 0]
+        winner = method.aligner.winners(tokens, text)
     attention = (predictor.attention(encoded), class_attention(method.backbone.visual, images))
     maps = (None if m is None else m.float().cpu() for m in (similarity, *attention))
     similarity, condenser, class_token = maps
@@ -62,26 +64,17 @@ def look_at(method: CZSLMethod, predictor: Predictor, images: Tensor, columns: T
     return Looks(similarity, None if winner is None else winner.cpu(), condenser, class_token)
 
 
-def compares_tokens(method: CZSLMethod, predictor: Predictor) -> bool:
-    """Return whether there is a similarity of each token to look at.
-
-    Args:
-        method: of any kind.
-        predictor: the method's.
-
-    Warns:
-        UserWarning: tokens are compared, but the predictor does not say which.
-    """
+def _compares_tokens(method: CZSLMethod, predictor: Predictor) -> bool:
+    """Whether there is a similarity of each token to look at."""
     if isinstance(getattr(method, "aligner", None), ClassTokenAligner):
         return False
-    if type(predictor).compared is not Predictor.compared:
-        return True
-    warnings.warn(
-        f"{type(predictor).__name__} does not say what it compares (Predictor.compared): "
-        "maps of its similarities are left out.",
-        stacklevel=2,
-    )
-    return False
+    if not predictor.says_what_it_compares:
+        warnings.warn(
+            f"{type(predictor).__name__} does not say what it compares (Predictor.compared): "
+            "maps of its similarities are left out.",
+            stacklevel=3,
+        )
+    return predictor.says_what_it_compares
 
 
 def class_attention(visual: VisionTower, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from czsl_sac.evaluation.curve import Protocol
 from czsl_sac.report.comparison import Comparison, Interval, Row
-from czsl_sac.report.page import METRICS, curve_plot, page, percent, shown
+from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.wording import printable
 
@@ -28,7 +28,8 @@ def render(comparison: Comparison, protocol: Protocol) -> str:
         figures=figures(comparison, protocol),
         ahead=_ahead(rows, protocol),
         chance=rows[0].results(protocol)[0].chance(),
-        notes=rows[0].results(protocol)[0].notes(),
+        notes=_notes(rows, protocol),
+        shares=shares_table((row.label, row.results(protocol)) for row in rows),
         curve=curve_plot((row.label, r) for row in rows for r in row.results(protocol)),
         validation=_validation(rows),
         options=[[name, *map(shown, values)] for name, values in comparison.options.items()],
@@ -80,6 +81,19 @@ def _ahead(rows: Sequence[Row], protocol: Protocol) -> list[list[str]]:
         values = ["no seed in both" if gain is None else _interval(gain, "+") for gain in gains]
         table.append([row.label, str(shared), *values])
     return table
+
+
+def _notes(rows: Sequence[Row], protocol: Protocol) -> list[str]:
+    """What the figures hide: once where it holds for all rows, else after the row's label."""
+    notes = [row.results(protocol)[0].notes() for row in rows]
+    shared = [sentence for sentence in notes[0] if all(sentence in of_row for of_row in notes)]
+    own = [
+        f"{row.label}: {sentence}"
+        for row, of_row in zip(rows, notes, strict=True)
+        for sentence in of_row
+        if sentence not in shared
+    ]
+    return shared + own
 
 
 def _validation(rows: Sequence[Row]) -> Markup | None:

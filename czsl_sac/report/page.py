@@ -2,8 +2,9 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,6 +27,9 @@ METRICS = {
 }
 """Column of a table: field of a result."""
 
+SHARES = {"patch_wins": "a patch wins", "patch_attention": "attention on patches"}
+"""Field of `CZSLResult.patch_shares`: column of a table."""
+
 
 def page(template: str, **context: Any) -> str:
     """Return a template of this folder, filled in.
@@ -37,7 +41,9 @@ def page(template: str, **context: Any) -> str:
     return (
         _templates()
         .get_template(template)
-        .render(version=__version__, metrics=list(METRICS), **context)
+        .render(
+            version=__version__, metrics=list(METRICS), share_names=list(SHARES.values()), **context
+        )
     )
 
 
@@ -70,6 +76,24 @@ def percent(share: float) -> str:
         '12.35'
     """
     return f"{100 * share:.2f}"
+
+
+def shares_table(results: Iterable[tuple[str, Sequence[CZSLResult]]]) -> list[list[str]]:
+    """Return how much of the work patches do, a row a method that compares any, in percent.
+
+    Args:
+        results: label, and results over the seeds, whose mean is shown.
+    """
+    rows = []
+    for label, of_seeds in results:
+        found = [result.patch_shares for result in of_seeds]
+        cells = []
+        for name in SHARES:
+            values = [shares[name] for shares in found if name in shares]
+            cells.append(percent(fmean(values)) if values else "")
+        if any(cells):
+            rows.append([label, *cells])
+    return rows
 
 
 def shown(value: object) -> str:

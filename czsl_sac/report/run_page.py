@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from czsl_sac.data.protocol import SplitName
-from czsl_sac.report.page import METRICS, curve_plot, page, percent, shown
+from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.report.run_report import RunReport
 from czsl_sac.report.scored import Scored, confusions, error_kinds, recalls
@@ -36,6 +36,7 @@ def render(report: RunReport) -> str:
             [(scored.label, scored.result) for scored in report.methods],
         ),
         gaps=_gaps(report.methods),
+        shares=shares_table((scored.label, [scored.result]) for scored in report.methods),
         training=_training(report.records) if report.records else None,
         shown=SHOWN,
         recalls={

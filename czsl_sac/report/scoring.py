@@ -110,10 +110,12 @@ def _score(
     method.eval()
     with session.autocast():
         predictor = method.predictor(space)
-    gap = score_split(predictor, evaluator, data, split, session, position=position)
+    measured = score_split(
+        predictor, evaluator, data, split, session, position=position, aligner=method.aligner
+    )
     columns = data.space.indices(space.pairs)
     targets, predicted = evaluator.predictions()
-    result = replace(evaluator.compute(), modality_gap=gap)
+    result = replace(evaluator.compute(), **measured)
     legacy = evaluator.compute(protocol="legacy")
     scored = Scored(options.label, result, legacy, columns[predicted], options.is_transductive)
     return scored, columns[targets]
