@@ -21,6 +21,7 @@ from czsl_sac.functional.losses import (
 from czsl_sac.functional.memory import (
     memory_logits,
     prediction_entropy,
+    prototype_similarities,
     retrieval_weights,
     start_memory,
     store_sample,
@@ -42,6 +43,7 @@ __all__ = [
     "memory_logits",
     "patch_max_reference",
     "prediction_entropy",
+    "prototype_similarities",
     "retrieval_weights",
     "start_memory",
     "store_sample",

@@ -8,7 +8,7 @@ from torch import Tensor
 def condense_tokens(
     query: Tensor, keys: Tensor, values: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """Return what one query per image gathers from all tokens, and where it looked.
+    """Return what one query per image gathers from all tokens (v_q of Eq. 5), and where it looked.
 
     Multi-head attention of a single query, written plainly on projected keys and values.
 
