@@ -52,7 +52,7 @@ def test_options_change_a_preset_whatever_their_order() -> None:
 def test_the_method_decides_the_settings_of_a_preset() -> None:
     troika = preset_for("mit-states", "troika")
     chosen = ["--method", "troika", "--alignment", "patch_max", "--preset", "mit-states"]
-    assert config_of(*chosen) == troika.with_method(alignment="patch_max")
+    assert config_of(*chosen) == troika.with_options(alignment="patch_max")
     assert config_of("--preset", "mit-states", "--method=troika") == troika
     assert config_of("--method", "csp") == preset_for("scenes", "csp")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import copy_of, tiny_run
+from tiny_runs import tiny_run
 
 from czsl_sac import CompositionSpace
 from czsl_sac.cli import main
@@ -175,7 +175,10 @@ def test_a_baseline_on_other_data_is_refused(
     ("arguments", "message"),
     [
         (["nowhere"], "there is no run in nowhere: the folder nowhere does not exist"),
-        (["RUN", "--baseline", "nowhere"], "there is no run in nowhere: the folder nowhere does not exist"),
+        (
+            ["RUN", "--baseline", "nowhere"],
+            "there is no run in nowhere: the folder nowhere does not exist",
+        ),
         (["RUN", "--examples", "-1"], "examples must be at least 0, got -1"),
         (["RUN", "--output", "."], "output is the folder . but must be a file"),
         (["RUN", "--basline", "x"], "did you mean --baseline?"),
