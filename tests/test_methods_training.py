@@ -140,7 +140,7 @@ def test_options_reach_troika_and_dfsp() -> None:
         )
     )
     assert isinstance(troika, Troika)
-    assert (troika.aligner.temperature, troika.aligner.tokens) == (0.5, "patches")
+    assert (troika.aligner.temperature, troika.aligner.token_choice) == (0.5, "patches")
     assert (troika.traction, len(troika.disentanglers), troika.prompts.dropout) == (None, 0, 0.2)
     assert (troika.legacy_patch_norm, troika.legacy_eval_mode) == (True, True)
     assert (troika.primitive_loss_weight, troika.chunk_size) == (0.1, 7)

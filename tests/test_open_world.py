@@ -96,7 +96,7 @@ def one_by_one(
 
     def at(threshold: float, scores: Tensor, targets: Tensor) -> CZSLResult:
         evaluator = CZSLEvaluator(world, protocol=protocol)
-        masked = mask_infeasible(scores, feasibility, threshold, world.seen_mask, rule)
+        masked = mask_infeasible(scores, feasibility, threshold, world.seen_mask, rule=rule)
         evaluator.update(masked, targets)
         return evaluator.compute()
 

@@ -229,7 +229,7 @@ def test_plain_text_has_no_traction_and_no_disentangling_no_disentanglers() -> N
 
 
 def test_an_alignment_head_of_ones_own() -> None:
-    head = PatchMaxAligner(0.2, tokens="patches")
+    head = PatchMaxAligner(0.2, token_choice="patches")
     model = make(alignment=head, disentangle="none", text_side="plain")
     assert model.aligner is head
     pixels, _ = batch(model.backbone, model.space, 2)

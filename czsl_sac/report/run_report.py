@@ -143,7 +143,7 @@ def _score(
     columns = data.space.indices(space.pairs)
     targets, predicted = evaluator.predictions()
     result = replace(evaluator.compute(), modality_gap=gap)
-    legacy = evaluator.compute("legacy")
+    legacy = evaluator.compute(protocol="legacy")
     scored = Scored(label, result, legacy, columns[predicted], config.method.is_transductive)
     return scored, columns[targets]
 

@@ -129,7 +129,7 @@ def evaluate_open_world(
         return evaluate(split, None)
     threshold = options.threshold
     if threshold is None:
-        validation = evaluate("val", threshold_grid(scores, space, options.num_thresholds))
+        validation = evaluate("val", threshold_grid(scores, space, count=options.num_thresholds))
         if split == "val":
             return validation
         threshold = validation.threshold

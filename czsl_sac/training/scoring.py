@@ -101,7 +101,7 @@ def score_split(
         with session.autocast():
             encoded = predictor.encode(images)
             rows = evaluator.summarize(predictor.score_chunks(encoded), columns)
-        evaluator.add_state(gather(rows))
+        evaluator.merge_state(gather(rows))
         features = predictor.gap_features(encoded, columns.to(images.device))
         gaps.update(*gather((features, columns)))
     return gaps.compute()
