@@ -34,7 +34,7 @@ def test_every_row_is_a_matter_of_options() -> None:
     presets = {"zero-shot": preset_for("scenes", "zero-shot")}
     ours = preset_for("scenes")
     for variant, options in VARIANTS.items():
-        changed = presets.get(variant, ours).with_method(**options)
+        changed = presets.get(variant, ours).with_options(**options)
         assert changed.method != ours.method or variant == "sac"
     for variant, evaluation in ROWS.values():
-        assert presets.get(variant, ours).with_method(**VARIANTS[variant], **evaluation)
+        assert presets.get(variant, ours).with_options(**VARIANTS[variant], **evaluation)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch.testing import assert_close
 from tiny_runs import options_of
+from torch.testing import assert_close
 from two_processes import run_in_two_processes
 
 from czsl_sac import Scenes, apply_lora, load_backbone
