@@ -18,11 +18,12 @@ from benchmarks.measure import RESULTS, append_rows, environment
 from czsl_sac.clip.sources.tiny import TINY_WEIGHTS, tiny_clip
 from czsl_sac.clip.vision import PatchFeatures
 from czsl_sac.data import Scenes
+from czsl_sac.data.scenes.scenes import Context
 from czsl_sac.files import read_metadata
 
 CSV = RESULTS / "laboratory_clips.csv"
 KEY = ("policy", "seed", "steps", "batch", "clutter", "context", "features")
-PROBE = 120  # steps that tell how many fit into the time
+PROBE = 60  # steps that tell how many fit into the time
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ClipOptions:
     """Trainings at a time."""
     clutters: tuple[float, ...] = (0.5, 0.75)
     """Clutter of the scenes to measure on."""
+    contexts: tuple[Context, ...] = ("labels", "foreign")
+    """Where the small objects to measure on come from."""
     eval_images_per_pair: int = 20
     """Validation images per composition."""
     csv: Path = CSV
@@ -159,7 +162,7 @@ def measure_clips(options: ClipOptions, clips: dict[str, Path]) -> None:
     """
     known = latest_rows(options.csv, KEY) if options.csv.is_file() else {}
     for clutter in options.clutters:
-        for context in ("labels", "foreign"):
+        for context in options.contexts:
             views, rows = None, []
             for (name, path), features in product(clips.items(), get_args(PatchFeatures)):
                 made = read_metadata(path)
