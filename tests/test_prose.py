@@ -184,7 +184,7 @@ def test_the_prose_of_every_room_is_in_one_dialect(room: str) -> None:
     [
         ("Do.\n\nExample:\n    >>> 1", "section 'Example'"),
         ("Do.\n\nArgs:\n    x: a number", "ends without a period"),
-        ("Do.\n\nArgs:\n    x: A number,\n        written.", "starts with a capital"),
+        ("Do.\n\nArgs:\n    x: The number,\n        written.", "starts with a capital"),
         ("Do.\n\nRaises:\n    ValueError", "has no description"),
         ("Map tokens [B, T, D].", "shape [B, T, D]"),
         ("Map tokens (B, T, D) to one.", "shape (B, T, D)"),
