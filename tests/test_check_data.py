@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from photographs import write_folders, write_image, write_standard_layout
+from shared_data import SHARED, needs
 
 from czsl_sac.cli import main
 from czsl_sac.data.checks.checks import check_data
 from czsl_sac.data.standard import METADATA, SPLIT
-
-FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"
 
 PAIRS = {
     "train": ["ripe apple", "unripe fig"],
@@ -259,9 +258,9 @@ def test_a_wrong_request_is_one_line(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")
+@needs("fruit-ripeness")
 def test_real_photographs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check-data", str(FRUIT)]) == 0
+    assert main(["check-data", str(SHARED / "fruit-ripeness")]) == 0
     told = capsys.readouterr().out
     assert "2543 images, 3 attributes × 5 objects, 15 compositions" in told
     # Their near-duplicates were parted at full size; three pairs differ at 128 pixels.

@@ -133,7 +133,7 @@ def test_programs_are_found() -> None:
     assert len(found) > 20
     shown = {words[2] for words in found if words[0] == "-m"}
     shown |= {Path(words[0]).stem for words in found if words[0].startswith("benchmarks/")}
-    assert shown == set(names()) - {"runs", "draw"}
+    assert shown == set(names())
 
 
 def resolve(name: str) -> object:
