@@ -105,7 +105,10 @@ def entries(body: list[str]) -> list[str]:
 
 def docstring_faults(text: str) -> Iterator[str]:
     """Yield what is wrong with one docstring."""
-    for name, body in sections(text):
+    found = dict(sections(text))
+    if ">>> " in text and ">>> " not in "\n".join(found.get("Examples", [])):
+        yield "an example stands outside the section Examples"
+    for name, body in found.items():
         if name not in SECTIONS:
             yield f"section {name!r} is not one of {', '.join(SECTIONS)}"
         for entry in entries(body) if name in ENTRIES else ():
@@ -183,6 +186,7 @@ def test_the_prose_of_every_room_is_in_one_dialect(room: str) -> None:
     ("text", "fault"),
     [
         ("Do.\n\nExample:\n    >>> 1", "section 'Example'"),
+        ("Do.\n\n>>> 1\n1", "outside the section Examples"),
         ("Do.\n\nArgs:\n    x: a number", "ends without a period"),
         ("Do.\n\nArgs:\n    x: The number,\n        written.", "starts with a capital"),
         ("Do.\n\nRaises:\n    ValueError", "has no description"),
@@ -191,8 +195,7 @@ def test_the_prose_of_every_room_is_in_one_dialect(room: str) -> None:
     ],
 )
 def test_a_fault_in_a_docstring_is_found(text: str, fault: str) -> None:
-    (found,) = docstring_faults(text)
-    assert fault in found
+    assert fault in "\n".join(docstring_faults(text))
 
 
 def test_a_docstring_in_the_dialect_has_no_fault() -> None:
