@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 import tyro
 
+import czsl_sac
 from benchmarks.__main__ import main as benchmark
 from benchmarks.__main__ import names
+from czsl_sac import functional
 from czsl_sac.cli import _COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +164,13 @@ def test_names_of_the_package_exist(page: Path) -> None:
     ]
     for name in named:
         resolve(name)
+
+
+def test_what_is_public_has_an_entry_in_the_reference() -> None:
+    shown = "\n".join(text_of(page) for page in (ROOT / "docs/reference").glob("*.md"))
+    for module in (czsl_sac, functional):
+        for name in set(module.__all__) - {"__version__"}:
+            assert re.search(rf"(?m)^::: {re.escape(module.__name__)}\.{name}$", shown), name
 
 
 @every_page
