@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_range, suggestion
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_options, reference
 from czsl_sac.methods.sac.options import SACOptions
@@ -190,16 +190,34 @@ class TrainConfig:
                 found |= dict.fromkeys(names, f'train_backbone is "{self.backbone.train_backbone}"')
         return found | self.method.unread()
 
-    def with_method(self, **changes: Any) -> "TrainConfig":
-        """Return the configuration with some options of the method changed.
+    def with_options(self, **changes: Any) -> "TrainConfig":
+        """Return the configuration with some options changed, whatever their group.
 
         Args:
-            changes: options of the method.
+            changes: options by name, as on the command line.
 
         Raises:
-            ValueError: a value is out of its range.
+            ValueError: an option is unknown, or a value is out of its range.
+
+        Examples:
+            >>> config = TrainConfig().with_options(beta=0.7, lr=1e-3, seed=1)
+            >>> config.method.beta, config.optim.lr, config.seed
+            (0.7, 0.001, 1)
         """
-        return replace(self, method=replace(self.method, **changes))
+        groups = ("data", "backbone", "method", "optim")
+        new: dict[str, Any] = {"seed": changes.get("seed", self.seed)}
+        known = {"seed"}
+        for group in groups:
+            own = {f.name for f in fields(getattr(self, group))}
+            known |= own
+            given = {name: value for name, value in changes.items() if name in own}
+            new[group] = replace(getattr(self, group), **given)
+        for name in changes.keys() - known:
+            raise ValueError(
+                f"{name} is given but must be an option of data, backbone, optimisation or "
+                f"{self.method.name}: {suggestion(name, known) or 'leave it out.'}"
+            )
+        return replace(self, **new)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: one dictionary per group of options."""
