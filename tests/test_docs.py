@@ -21,11 +21,11 @@ from benchmarks.__main__ import main as benchmark
 from benchmarks.__main__ import names
 from czsl_sac import functional
 from czsl_sac.cli import _COMMANDS, main
+from czsl_sac.methods.registry import method_names, method_options
 
 ROOT = Path(__file__).parent.parent
 TOP = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
-METHODS = sorted(path.parent.name for path in (ROOT / "czsl_sac/methods").glob("*/method.py"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OTHERS = {"--num_processes", "--index-url", "--cpu", "--strict", "--durations"}
 """Options of other programs that the pages name."""
@@ -94,7 +94,7 @@ def help_of(*words: str) -> str:
 def known_options() -> set[str]:
     """Every option of czsl-sac, of the benchmarks and of the examples."""
     shown = [help_of(command) for command in _COMMANDS]
-    shown += [help_of("train", "--method", method.replace("_", "-")) for method in METHODS]
+    shown += [help_of("train", "--method", method) for method in method_names()]
     shown += [help_of()]
     for path in (*EXAMPLES, *(ROOT / "benchmarks").glob("*.py")):
         code = path.read_text("utf-8")
@@ -171,6 +171,24 @@ def test_what_is_public_has_an_entry_in_the_reference() -> None:
     for module in (czsl_sac, functional):
         for name in set(module.__all__) - {"__version__"}:
             assert re.search(rf"(?m)^::: {re.escape(module.__name__)}\.{name}$", shown), name
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_command_has_its_part_in_the_reference(command: str) -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text("utf-8")
+    part = page.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+    assert f"::: czsl_sac.cli.{command.replace('-', '_')}." in part or command == "info"
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_is_in_the_guide_and_in_the_reference(method: str) -> None:
+    options = method_options(method)
+    module = options.implementation.partition(":")[0]
+    if module.startswith("czsl_sac."):
+        guide = (ROOT / "docs/methods.md").read_text("utf-8")
+        assert re.search(rf"(?m)^\|[^|]+\| `{method}` \|", guide), "no row in the first table"
+        entry = f"::: {options.__module__}.{options.__name__}\n"
+        assert entry in (ROOT / "docs/reference/methods.md").read_text("utf-8")
 
 
 @every_page

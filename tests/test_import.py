@@ -23,7 +23,18 @@ CONTRACT = {
 # Lower layers first; a module may import its own layer and those before it.
 LAYERS = [
     *("_version", "space", "files", "checks", "schema", "functional", "kernels", "blocks", "clip"),
-    *("methods", "data", "evaluation", "training", "predict", "report", "experiments", "run", "cli", "__main__"),
+    *(
+        "methods",
+        "data",
+        "evaluation",
+        "training",
+        "predict",
+        "report",
+        "experiments",
+        "run",
+        "cli",
+        "__main__",
+    ),
 ]
 
 
