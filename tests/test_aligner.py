@@ -197,7 +197,7 @@ def test_old_ways_of_calling_are_taken_with_a_warning() -> None:
     assert torch.equal(indices, expected[1])
     with (
         pytest.warns(DeprecationWarning, match="tokens is now token_choice"),
-        pytest.raises(TypeError, match="tokens is the old name of token_choice"),
+        pytest.raises(TypeError, match="tokens and token_choice are both given but"),
     ):
         PatchMaxAligner(tokens="all", token_choice="patches")
     with pytest.raises(TypeError, match="positional arguments"):
