@@ -63,7 +63,7 @@ def test_texts_become_rows():
     assert rows.tolist() == [[6, 1, 2, 7, 0], [6, 7, 0, 0, 0], [6, 2, 2, 2, 7]]
     with pytest.raises(ValueError, match=r"one of 6 tokens, .* at most 5: shorten 'red red red"):
         tokenizer(["red", "red red red red"])
-    with pytest.raises(TypeError, match="texts must be a sequence of strings, got"):
+    with pytest.raises(TypeError, match="texts is the string 'red' but must be several"):
         tokenizer("red")
 
 

@@ -42,7 +42,7 @@ def result_table(result: "CZSLResult", config: TrainConfig, scored: str) -> str:
     elif result.world == "open":
         lines.append(f"All {result.candidates:,} compositions count as feasible.")
     lines += result.notes()
-    if config.is_transductive:
+    if config.method.is_transductive:
         lines.append("The memory bank was updated on these images: a transductive result.")
     return "\n".join(lines)
 
