@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from evaluation_cases import evaluate, make_case
+from tiny_runs import options_of
 
 from czsl_sac.cli.tables import result_table
 from czsl_sac.training.config import TrainConfig

@@ -31,6 +31,9 @@ class DataConfig:
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A missing or damaged image: stop with its path, or open all images before training, name
     and count the bad ones and leave them out, of evaluation too."""
+    exif: Literal["follow", "ignore"] | None = None
+    """Orientation that a photograph's EXIF names: follow or ignore it; None ignores it for
+    ut-zappos, mit-states and cgqa, as the published loaders do, and follows it for others."""
     augment: bool = False
     """Distort the training images at random (flip, perspective, small rotation)."""
     num_workers: int = 0
@@ -82,6 +85,18 @@ class BackboneConfig:
     """Factor of each adapter's output (Troika's)."""
     adapter_dropout: float = 0.1
     """Dropout inside each adapter (Troika's)."""
+    activation: Literal["quick_gelu", "gelu"] | None = None
+    """What weights at a path were trained with: quick_gelu (OpenAI's) or gelu (most of
+    open_clip's); None takes what the source says."""
+    patch_features: Literal["last", "value"] = "last"
+    """Patch tokens: as the last layer leaves them (the paper), or its value features, which stay
+    near their place (MaskCLIP)."""
+    patch_drop: float = 0.0
+    """Share of patches left out at the input, drawn anew for each image (the pilot, Tab. 1)."""
+    patch_drop_eval: bool = False
+    """Leave them out in evaluation, too."""
+    text_chunk_size: int | None = None
+    """Prompts that the text tower encodes at once; None chooses by the device."""
     checkpoint_vision: bool = False
     """Recompute the vision tower's blocks in the backward pass: less memory, more time."""
     frozen_precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -95,6 +110,8 @@ class BackboneConfig:
         check_range("adapter_bottleneck", self.adapter_bottleneck, low=1)
         check_range("adapter_scale", self.adapter_scale, above=0)
         check_range("adapter_dropout", self.adapter_dropout, low=0, below=1)
+        check_range("patch_drop", self.patch_drop, low=0, below=1)
+        check_range("text_chunk_size", self.text_chunk_size, low=1)
         if not self.lora_targets:
             raise ValueError(
                 "lora_targets is empty but must name at least one of q, k, v, o, mlp: name one, "
@@ -165,6 +182,7 @@ class TrainConfig:
                 "set train_backbone to none",
             ),
             (self.data.augment, "augment is on", "turn augment off"),
+            (self.backbone.patch_drop > 0, "patches are dropped at random", "set patch_drop to 0"),
             (reads == "states", f"{self.method.label} reads inner states", "take another method"),
         ):
             if conflict:
@@ -262,4 +280,4 @@ def _method_from(values: object) -> MethodOptions:
 
 
 _SCENES = ("clutter", "images_per_pair", "eval_images_per_pair", "split_seed")
-_FILES = ("data_root", "on_bad_image")
+_FILES = ("data_root", "on_bad_image", "exif")
