@@ -114,9 +114,12 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
     if config.dataset == "scenes" or config.data_root is None:
         return Scenes(
             clutter=config.clutter,
+            context=config.context,
+            context_objects=config.context_objects,
             images_per_pair=config.images_per_pair,
             eval_images_per_pair=config.eval_images_per_pair,
             split_seed=config.split_seed,
+            keep=config.keep_images,
             **look,
         )
     # These load torchvision and pandas, which scenes do without.
