@@ -99,7 +99,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
             r"rows without .* \(2\): row 2, row 3. Fill or drop",
         ),
         (
-            "image,attribute,object,split\na,b,c,train\na,b,c,dev\n",
+            "image,attribute,object,split\na,b,c,train\na,b,c,valid\n",
             r"rows with a split .* \(1\): row 3 \('dev'\)",
         ),
         ("image,attribute,object\na,b,c\n", "does not say which images are for training"),

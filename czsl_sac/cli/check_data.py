@@ -62,7 +62,9 @@ def run(arguments: list[str]) -> int:
         max_distance=options.near_duplicates,
         workers=options.workers,
     )
-    if checked.pairs:
+    if not checked.listing.entries:
+        print(f"No image of {visible(options.data)} can be used.")
+    elif checked.pairs:
         print(data_table(checked.listing.entries, checked.pairs))
         print("\n".join(_chance(checked)))
     else:
