@@ -171,8 +171,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 "file: if you trust it, load it with weights_only=False once, and save it again as "
                 "a list of dictionaries of strings."
             ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{visible(path)} cannot be read ({reason}): fetch it again.") from error
+        raise ValueError(
+            f"{visible(path)} is damaged, or no file of torch.save: fetch it again."
+        ) from error
     if not isinstance(records, list):
         raise ValueError(
             f"{visible(path)} holds {_told(records)} but must hold a list of records: "
@@ -197,6 +198,8 @@ def _fault(record: object) -> str:
             return f"has no {key}"
         if not isinstance(record[key], str):
             return f"has {_told(record[key])} as {key}, which must be text"
+        if not record[key].strip():
+            return f"has an empty {key}"
     return ""
 
 
