@@ -53,7 +53,7 @@ def test_every_point_of_the_curve_is_the_evaluators(protocol):
     evaluator.update(
         torch.stack([ahead, torch.zeros_like(ahead)], 1), torch.from_numpy(flips).long()
     )
-    curve = evaluator.compute(protocol).curve
+    curve = evaluator.compute(protocol=protocol).curve
     of_seen, of_unseen = counts_right(flips, protocol)
     assert curve["seen"] == pytest.approx(of_seen / 30)
     assert curve["unseen"] == pytest.approx(of_unseen / 47)

@@ -9,13 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from photographs import LOOK, write_folders, write_image, write_standard_layout
+from shared_data import SHARED, needs
 
 from czsl_sac.cli import main
 from czsl_sac.data.checks.data import check_data
 from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS
 from czsl_sac.data.standard import StandardLayout
-
-FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"
 
 PAIRS = {
     "train": ["ripe apple", "unripe fig"],
@@ -280,9 +279,9 @@ def test_a_wrong_request_is_one_line(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")
+@needs("fruit-ripeness")
 def test_real_photographs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check-data", str(FRUIT)]) == 0
+    assert main(["check-data", str(SHARED / "fruit-ripeness")]) == 0
     told = capsys.readouterr().out
     assert "2543 images, 3 attributes × 5 objects, 15 compositions" in told
     assert "test            10.00  33.33  8.66   1.67" in told

@@ -8,6 +8,7 @@ import pytest
 import torch
 from photographs import LOOK
 from PIL import Image
+from shared_data import SHARED, needs
 
 from czsl_sac.clip import load_backbone
 from czsl_sac.data.checks.data import check_data
@@ -17,9 +18,6 @@ from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS, read_pairs
 from czsl_sac.data.standard import StandardLayout
 from czsl_sac.training.build import build_data
 from czsl_sac.training.config import DataConfig
-
-SHARED = Path(__file__).parents[1].parent / "shared/data"
-FRUIT = SHARED / "fruit-ripeness"
 
 PAIRS = {
     "train": ["ripe apple", "unripe mango", "ripe mango"],
@@ -259,8 +257,9 @@ def lay_out(root: Path, name: str, pairs: dict[str, list[tuple[str, str]]]) -> N
     torch.save(records, root / METADATA)
 
 
-@pytest.mark.parametrize("name", sorted(TAB7_COUNTS))
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the pair lists are not on this machine")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(f"splits/{name}")) for name in sorted(TAB7_COUNTS)]
+)
 def test_the_real_pair_lists_have_every_count_of_table_7(name: str, tmp_path: Path) -> None:
     lists = SHARED / "splits" / name
     pairs = {"train": read_pairs(lists / "train_pairs.txt")}
@@ -277,9 +276,9 @@ def test_the_real_pair_lists_have_every_count_of_table_7(name: str, tmp_path: Pa
     assert data.counts() == TAB7_COUNTS[name]
 
 
-@pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")
+@needs("fruit-ripeness")
 def test_real_photographs() -> None:
-    data = StandardLayout(FRUIT, name="fruit-ripeness", **LOOK)
+    data = StandardLayout(SHARED / "fruit-ripeness", name="fruit-ripeness", **LOOK)
     assert data.counts() == {
         "attributes": 3,
         "objects": 5,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from czsl_sac.space import Pair
     from czsl_sac.training.config import TrainConfig
 
-_TIES_WORTH_A_NOTE = 0.005
 _GAP_NAMES = {
     "class_token": "class token",
     "aligned": "what the alignment compares",
@@ -43,12 +42,7 @@ def result_table(result: "CZSLResult", config: "TrainConfig", scored: str) -> st
         )
     elif result.world == "open":
         lines.append(f"All {result.candidates:,} compositions count as feasible.")
-    if result.protocol == "legacy" and result.ties > _TIES_WORTH_A_NOTE:
-        lines.append(
-            f"Ties: at its bias of 1000 the legacy protocol resolves steps of 6e-5 in float32; in "
-            f"{100 * result.ties:.1f} % of the images the label ties with a rival, and the order "
-            "of the columns decides. The exact protocol has no such limit."
-        )
+    lines += result.notes()
     if config.method.is_transductive:
         lines.append("The memory bank was updated on these images: a transductive result.")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from czsl_sac.data.protocol import CZSLData, SplitName
-    from czsl_sac.data.scenes.scenes import SceneDataset, Scenes
+    from czsl_sac.data.scenes import SceneDataset, Scenes
 
 __all__ = ["CZSLData", "SceneDataset", "Scenes", "SplitName"]
 
@@ -16,7 +16,6 @@ def __getattr__(name: str) -> object:
     """Load a public name from its module (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from czsl_sac.data import protocol
-    from czsl_sac.data.scenes import scenes
+    from czsl_sac.data import protocol, scenes
 
     return getattr(scenes if name in scenes.__all__ else protocol, name)

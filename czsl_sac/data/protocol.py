@@ -1,6 +1,7 @@
 """What a data set offers to training and evaluation."""
 
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -8,7 +9,7 @@ if TYPE_CHECKING:
 
     from czsl_sac.space import CompositionSpace
 
-__all__ = ["SPLITS", "CZSLData", "SplitName"]
+__all__ = ["SPLITS", "CZSLData", "HasMasks", "SplitName"]
 
 SplitName = Literal["train", "val", "test"]
 
@@ -47,4 +48,16 @@ class CZSLData(Protocol):
 
         Args:
             name: which split.
+        """
+
+
+@runtime_checkable
+class HasMasks(Protocol):
+    """Items of which it is known where their object is."""
+
+    def masks(self, indices: Sequence[int]) -> "Tensor":
+        """Return where the labelled objects show in the images, `[B, H, W]` bool.
+
+        Args:
+            indices: of the items.
         """

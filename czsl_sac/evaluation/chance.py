@@ -36,13 +36,16 @@ class Chance:
     auc: float
     protocol: Protocol
 
+    def named(self) -> dict[str, float]:
+        """Return the figures by their names in tables."""
+        return {"S": self.seen, "U": self.unseen, "HM": self.hm, "AUC": self.auc}
+
     def to_dict(self) -> dict[str, float | str]:
         """Return the figures as plain JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:
-        figures = {"S": self.seen, "U": self.unseen, "HM": self.hm, "AUC": self.auc}
-        line = "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items())
+        line = "  ".join(f"{name} {100 * value:.2f}" for name, value in self.named().items())
         return f"{line}  (%, chance, {self.protocol} protocol)"
 
 

@@ -92,6 +92,11 @@ class Predictor:
         """
         raise NotImplementedError(f"{type(self).__name__} shows nothing of what it compares")
 
+    @property
+    def says_what_it_compares(self) -> bool:
+        """Whether `compared` is implemented."""
+        return type(self).compared is not Predictor.compared
+
     def attention(self, encoded: Any) -> Tensor | None:
         """Return where a condenser looks, `[B, T]`; None where there is no condenser.
 
