@@ -98,7 +98,7 @@ def _unsplit(checked: "CheckedData") -> str:
 
 
 def _chance(checked: "CheckedData") -> list[str]:
-    """What random scores reach on validation and test, and what these are too small for."""
+    """Tell what random scores reach on validation and test, and where these are too small."""
     from tabulate import tabulate
 
     from czsl_sac.evaluation.chance import chance_row, small_sample_warnings  # loads torch

@@ -190,7 +190,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _fault(record: object) -> str:
-    """What is wrong with a record of the metadata, or nothing."""
+    """Tell what is wrong with a record of the metadata, if anything."""
     if not isinstance(record, dict):
         return f"is {_told(record)} but must be a dictionary"
     for key in _KEYS:
