@@ -91,7 +91,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             if image.width * image.height > MAX_MEGAPIXELS * 1e6:
                 raise Image.DecompressionBombError
             if bits_of(image) == 32:
-                raise _UnknownRange
+                raise _UnknownRangeError
             yield image
     except Exception as error:  # a damaged file makes Pillow's decoders raise many types
         reason = _reason(error, path)
@@ -135,7 +135,7 @@ def rgb(image: Image.Image, *, exif: Exif = "follow") -> Image.Image:
     return image.convert("RGB")
 
 
-class _UnknownRange(Exception):
+class _UnknownRangeError(Exception):
     """Pixels whose black and white are not known."""
 
 
@@ -151,7 +151,7 @@ def _reason(error: Exception, path: Path) -> str:
             "scale it down"
         )
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, _UnknownRange):
+    if isinstance(error, _UnknownRangeError):
         text = "32-bit integers or floating point of unknown range: save it with 8 or 16 bits"
     elif "\0" in str(path):
         text = "its path holds a NUL character"
