@@ -18,12 +18,12 @@ from tiny_runs import copy_of, scenes, tiny_run, write_scenes
 
 from czsl_sac import CompositionSpace, Scenes
 from czsl_sac.cli import main
+from czsl_sac.data.words import visible
 from czsl_sac.predict.formats import Format, write_predictions
 from czsl_sac.predict.images import find_files
 from czsl_sac.predict.predictions import marginals
 from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.run import Run, load_run
-from czsl_sac.wording import printable
 
 COUNT = 5
 
@@ -298,7 +298,7 @@ def test_no_file_name_costs_the_output_of_the_others(
         assert names == [str(strange).replace("\udcff", "\\udcff"), str(last)]
     else:
         assert [line.split("  ")[0] for line in text.splitlines() if ".png" in line] == [
-            printable(strange),
+            visible(strange),
             str(last),
         ]
         assert all(character.isprintable() for character in text.replace("\n", ""))

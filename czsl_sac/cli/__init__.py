@@ -23,6 +23,7 @@ _COMMANDS = {
     "reproduce": "measure the paper's tables and figures",
     "split": "split your own images into training, validation and test",
     "check-data": "show what is in a data set and what is wrong with it",
+    "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
 }
 

@@ -11,7 +11,7 @@ import tyro
 
 from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.wording import counted, printable
+from czsl_sac.data.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.predict.predictions import Prediction
@@ -150,7 +150,7 @@ def _name(unreadable: Sequence[str]) -> None:
     from tqdm import tqdm
 
     for problem in unreadable:
-        tqdm.write(f"czsl-sac: {printable(problem)}", file=sys.stderr)
+        tqdm.write(f"czsl-sac: {visible(problem)}", file=sys.stderr)
 
 
 def _summarise(options: PredictOptions, found: int, missing: int, unreadable: int) -> None:
@@ -162,7 +162,7 @@ def _summarise(options: PredictOptions, found: int, missing: int, unreadable: in
         said.append(f"heat maps in {options.heatmaps}")
     if options.output is not None:
         said.append(f"written to {options.output}")
-    print(printable("; ".join(said)), file=sys.stderr)
+    print(visible("; ".join(said)), file=sys.stderr)
     if options.adapt:
         note = "The memory bank was updated on these images: transductive predictions."
         print(note, file=sys.stderr)

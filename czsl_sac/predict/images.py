@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from czsl_sac.data.images import UnreadableImageError, read_image
-from czsl_sac.wording import printable
+from czsl_sac.data.reading import UnreadableImageError, read_image
+from czsl_sac.data.words import visible
 
 MAX_RATIO = 100
 """An image's longer side over its shorter one; above it, resizing would fill the memory."""
@@ -109,7 +109,7 @@ def _named_warnings(path: Path) -> Iterator[None]:
         finally:
             found = {" ".join(str(warning.message).split()) for warning in caught}
     for message in sorted(found):
-        warnings.warn(f"{printable(path)}: {message}", stacklevel=2)
+        warnings.warn(f"{visible(path)}: {message}", stacklevel=2)
 
 
 def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from czsl_sac.data.words import counted
 from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
@@ -14,7 +15,6 @@ from czsl_sac.predict.predictions import (
 )
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.trained import TrainedRun
-from czsl_sac.wording import counted
 
 
 class RunPredictor:
