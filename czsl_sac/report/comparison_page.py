@@ -84,7 +84,7 @@ def _ahead(rows: Sequence[Row], protocol: Protocol) -> list[list[str]]:
 
 
 def _notes(rows: Sequence[Row], protocol: Protocol) -> list[str]:
-    """Return what the figures hide: once where it holds for all rows, else after the row's label."""
+    """Return what the figures hide: once if it holds for all rows, else after the row's label."""
     notes = [row.results(protocol)[0].notes() for row in rows]
     shared = [sentence for sentence in notes[0] if all(sentence in of_row for of_row in notes)]
     own = [
