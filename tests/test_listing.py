@@ -93,7 +93,10 @@ def test_parquet_without_pyarrow_says_what_to_install(
     [
         ("", r"t.csv cannot be read as a table \(No columns"),
         ("picture,attribute\n", "lacks the column image and object; it has picture, attribute:"),
-        ("image,attribute,object\n", "lists no image. A folder holds folders named"),
+        (
+            "image,attribute,object\n",
+            "lists no image but must hold some. A folder holds folders named",
+        ),
         (
             "image,attribute,object\na,b\n,c,d\n",
             r"rows without .* \(2\): row 2, row 3. Fill or drop",

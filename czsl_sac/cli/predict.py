@@ -54,11 +54,13 @@ class PredictOptions:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise ValueError("images is empty: name image files, folders or patterns after the run")
+            raise ValueError(
+                "images is empty: name image files, folders or patterns after the run."
+            )
         check_range("top_k", self.top_k, low=1)
         check_range("batch_size", self.batch_size, low=1)
         if self.heatmaps_for is not None and self.heatmaps is None:
-            raise ValueError("heatmaps_for is given but no folder for them: add --heatmaps DIR")
+            raise ValueError("heatmaps_for is given but no folder for them: add --heatmaps DIR.")
         _check_writable("output", self.output, folder=False)
         _check_writable("heatmaps", self.heatmaps, folder=True)
 
@@ -67,7 +69,7 @@ def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options.
+        arguments: its options.
     """
     options = parse(arguments)
     if options is None:
@@ -105,10 +107,10 @@ def parse(arguments: list[str]) -> PredictOptions | None:
     """Return the options; None if help was shown.
 
     Args:
-        arguments: Options of the command.
+        arguments: options of the command.
 
     Raises:
-        ValueError: If an option is unknown or has a value that does not fit.
+        ValueError: an option is unknown or has a value that does not fit.
     """
     return parse_options(PredictOptions, "predict", arguments)
 
@@ -166,9 +168,11 @@ def _check_writable(name: str, path: Path | None, *, folder: bool) -> None:
     if path is None:
         return
     if not folder and path.is_dir():
-        raise ValueError(f"{name} is the folder {path} but must be a file")
+        raise ValueError(f"{name} is the folder {path} but must be a file: add a file's name.")
     for parent in (path, *path.parents) if folder else path.parents:
         if parent.exists():
             if not parent.is_dir():
-                raise ValueError(f"{name} is {path}, but {parent} is a file and no folder")
+                raise ValueError(
+                    f"{name} is {path}, but {parent} is a file and no folder: choose another."
+                )
             return
