@@ -178,7 +178,7 @@ def _one_sentence(command: str) -> Iterator[None]:
         rows = [row.strip(" │|+-─╭╮╰╯") for row in plain.splitlines()[1:]]
         # Options are flat on the command line, so the group that holds the faulty one says nothing.
         message = re.sub(r"^Error parsing [\w.]+: ", "", " ".join(_first_block(rows)))
-        raise ValueError(f"{message}: czsl-sac {command} --help lists the options.") from None
+        raise ValueError(f"{message} (czsl-sac {command} --help lists the options)") from None
 
 
 def _first_block(rows: list[str]) -> Iterator[str]:
