@@ -165,7 +165,7 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors, with their checksum.
+    """Write tensors as safetensors, with their checksum; what is the same is so to the byte.
 
     Args:
         path: the file to make or replace.
@@ -173,7 +173,12 @@ def save_tensors(
         metadata: texts that the file's header keeps beside them.
     """
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    write_bytes(path, save(whole, {**(metadata or {}), _DIGEST: tensor_digest(whole)}))
+    content = save(whole, {**(metadata or {}), _DIGEST: tensor_digest(whole)})
+    # safetensors writes the texts in any order.
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    write_bytes(path, len(header).to_bytes(8, "little") + header + content[8 + size :])
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -160,7 +160,9 @@ class RunFolder:
             checkpoint: after an epoch.
         """
         buffer = io.BytesIO()
-        torch.save({**vars(checkpoint), "progress": asdict(checkpoint.progress)}, buffer)
+        # As text, so that a run that was resumed writes the same bytes as one that was not.
+        progress = json.dumps(asdict(checkpoint.progress))
+        torch.save({**vars(checkpoint), "progress": progress}, buffer)
         content = buffer.getvalue()
         write_bytes(self.path / LAST, content + _SEAL + sha256(content).hexdigest().encode())
         self.derive(checkpoint)
@@ -195,7 +197,8 @@ class RunFolder:
             )
         try:
             values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            return Checkpoint(**{**values, "progress": Progress(**values["progress"])})
+            progress = Progress(**json.loads(values["progress"]))
+            return Checkpoint(**{**values, "progress": progress})
         except Exception as error:  # torch raises many types for a file that is none of its own
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(
