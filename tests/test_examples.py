@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from czsl_sac.data.standard import SPLIT
+from czsl_sac.data.sources.standard import SPLIT
 from czsl_sac.training.presets import preset_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -1,7 +1,10 @@
 """`czsl-sac predict`: probabilities, candidates, formats, and files that are no images."""
 
+import contextlib
 import csv
+import io
 import json
+import os
 import re
 import runpy
 from dataclasses import replace
@@ -14,10 +17,12 @@ from tiny_runs import copy_of, scenes, tiny_run, write_scenes
 
 from czsl_sac import CompositionSpace, Scenes
 from czsl_sac.cli import main
+from czsl_sac.predict.formats import Format, write_predictions
 from czsl_sac.predict.images import find_files
 from czsl_sac.predict.predictions import marginals
 from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.run import Run, load_run
+from czsl_sac.wording import printable
 
 COUNT = 5
 
@@ -206,7 +211,7 @@ def test_nothing_but_bad_files_is_a_mistake(
     output = tmp_path / "out.csv"
     arguments = ["predict", str(tiny_run()), str(bad), "--format", "csv", "--output", str(output)]
     assert main(arguments) == 2
-    assert "none of the 1 files is an image that can be read" in capsys.readouterr().err
+    assert "1 file given, but none is an image that can be read" in capsys.readouterr().err
     assert not output.exists()
 
 
@@ -220,7 +225,7 @@ def test_nothing_but_bad_files_is_a_mistake(
         (["RUN", "IMAGE", "--candidates", "opne"], "must be all, seen, open, or a file"),
         (["RUN", "IMAGE", "--candidates", "opne"], "did you mean open?"),
         (["RUN", "IMAGE", "--candidats", "all"], "did you mean --candidates?"),
-        (["RUN", "IMAGE", "--top-k", "0"], "top_k must be at least 1, got 0"),
+        (["RUN", "IMAGE", "--top-k", "0"], "top_k is 0 but must be at least 1: raise it"),
         (["RUN", "IMAGE", "--format", "xml"], "invalid choice 'xml' for argument '--format'"),
         (["RUN", "IMAGE", "--output", "."], "output is the folder . but must be a file"),
         (["RUN", "IMAGE", "--output", "IMAGE/x.csv"], "is a file and no folder"),
@@ -237,22 +242,100 @@ def test_a_mistake_is_one_line(
     assert message in complaint(capsys, *given)
 
 
+STRANGE = {
+    "bytes that are no Unicode": os.fsdecode(b"cat\xff.png"),
+    "a newline": "two\nlines.png",
+    "what moves a cursor": "\x1b[2Jcat\u202e.png",
+    "a comma and quotes": 'a,"b".png',
+}
+
+
+@pytest.mark.parametrize("name", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("format", ["jsonl", "csv", "table"])
+def test_no_file_name_costs_the_output_of_the_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, format: str
+) -> None:
+    first, last = write_scenes(tmp_path / "images", 2)
+    strange = first.rename(first.with_name(name))
+    output = tmp_path / "predictions"
+    arguments = [str(tiny_run()), str(strange), str(last), "--format", format]
+    assert main(["predict", *arguments, "--output", str(output)]) == 0
+    capsys.readouterr()
+    text = output.read_bytes().decode("utf-8")  # whatever the names are
+    if format == "jsonl":
+        assert [json.loads(line)["image"] for line in text.splitlines()] == [
+            str(strange),
+            str(last),
+        ]
+    elif format == "csv":
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        names = list(dict.fromkeys(row["image"] for row in rows))
+        assert names == [str(strange).replace("\udcff", "\\udcff"), str(last)]
+    else:
+        assert [line.split("  ")[0] for line in text.splitlines() if ".png" in line] == [
+            printable(strange),
+            str(last),
+        ]
+        assert all(character.isprintable() for character in text.replace("\n", ""))
+
+
+def test_a_problem_is_named_without_control_characters(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    bad = images[0].with_name("\x1b[2J\n.png")
+    bad.write_bytes(b"nonsense")
+    assert main(["predict", str(tiny_run()), str(images[0]), str(bad)]) == 1
+    said = capsys.readouterr().err
+    assert "\\x1b[2J\\n.png is no readable image" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize("format", ["jsonl", "csv", "table"])
+def test_a_full_disk_is_met_while_there_is_somebody_to_tell(
+    images: list[Path], format: Format
+) -> None:
+    predictor = RunPredictor(of_the_command())
+    full = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115, closing it fails
+    with pytest.raises(OSError, match="No space left"):
+        write_predictions(predictor.predict(images[:1]), format, full)
+    with contextlib.suppress(OSError):
+        full.close()
+
+
+def test_an_image_that_is_given_twice_is_predicted_twice(images: list[Path]) -> None:
+    predictor = RunPredictor(of_the_command())
+    (batch,) = predictor.batches([images[0], images[0]])
+    assert batch.paths == [images[0], images[0]]
+    assert torch.equal(batch.probabilities[0], batch.probabilities[1])
+
+
 def test_names_stand_for_files_folders_and_patterns(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     for path in (deep / "2.png", tmp_path / "a" / "1.png", tmp_path / "[x].png"):
         path.touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a" / "Thumbs.db").touch()
+    (tmp_path / "a" / "__MACOSX").mkdir()
+    (tmp_path / "a" / "__MACOSX" / "1.png").touch()
+    os.mkfifo(tmp_path / "pipe")
 
     def found(*names: str) -> list[str]:
         files, _ = find_files([f"{tmp_path}/{name}" for name in names])
         return [str(file.relative_to(tmp_path)) for file in files]
 
-    assert found("a") == found("a/**/*.png") == ["a/1.png", "a/b/2.png"]
-    assert found("a/*") == ["a/1.png", "a/b/2.png"]  # a folder that matches stands for its files
+    assert found("a") == found("a/[1b]*") == ["a/1.png", "a/b/2.png"]
+    assert found("a/b*") == ["a/b/2.png"]  # a folder that matches stands for its files
     assert found("[x].png") == ["[x].png"]
     assert found("a/b/2.png", "a") == ["a/b/2.png", "a/1.png"]
-    assert find_files([str(tmp_path / "empty")])[1] == [f"{tmp_path / 'empty'} holds no file"]
+    wrong = {
+        "empty": "empty holds no file",
+        "pipe": "pipe is no regular file",
+        "b/c/1.png": f"b/c/1.png is missing: there is no folder {tmp_path}/b",
+    }
+    for name, problem in wrong.items():
+        assert find_files([f"{tmp_path}/{name}"]) == ([], [f"{tmp_path}/{problem}"])
 
 
 def test_adapting_changes_later_predictions_and_says_so(

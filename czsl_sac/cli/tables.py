@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.data.words import counted
 
 if TYPE_CHECKING:
     from czsl_sac.data.listing import Entry
     from czsl_sac.data.protocol import SplitName
     from czsl_sac.evaluation import CZSLResult
     from czsl_sac.space import Pair
+    from czsl_sac.training.config import TrainConfig
 
 _GAP_NAMES = {
     "class_token": "class token",
@@ -20,7 +21,7 @@ _GAP_NAMES = {
 }
 
 
-def result_table(result: "CZSLResult", config: TrainConfig, scored: str) -> str:
+def result_table(result: "CZSLResult", config: "TrainConfig", scored: str) -> str:
     """Return a heading, the one-row table of a result in percent, and notes on it.
 
     Args:
@@ -65,7 +66,7 @@ def data_table(entries: "Sequence[Entry]", pairs: "Mapping[SplitName, Collection
     attributes, objects = ({pair[place] for pair in every} for place in (0, 1))
     headers = ("split", "seen compositions", "their images", "unseen compositions", "their images")
     size = (
-        f"{len(entries)} images, {len(attributes)} attributes × {len(objects)} objects, "
-        f"{len(every)} compositions"
+        f"{counted(len(entries), 'image')}, {counted(len(attributes), 'attribute')} × "
+        f"{counted(len(objects), 'object')}, {counted(len(every), 'composition')}"
     )
     return f"{size}\n\n{tabulate(rows, headers, tablefmt='simple')}"

@@ -1,4 +1,4 @@
-"""Evaluation: the seen-unseen evaluator, open-world feasibility, the modality gap."""
+"""Evaluation: the seen-unseen evaluator, open-world feasibility, the modality gap, pointing."""
 
 from czsl_sac.evaluation.chance import Chance, chance_row, small_sample_warnings
 from czsl_sac.evaluation.evaluator import CZSLEvaluator
@@ -14,7 +14,9 @@ from czsl_sac.evaluation.modality_gap import (
     relative_modality_gap,
 )
 from czsl_sac.evaluation.patch_shares import PatchShares
+from czsl_sac.evaluation.pointing import Pointing, PointingResult
 from czsl_sac.evaluation.result import CZSLResult
+from czsl_sac.evaluation.token_answers import TokenAnswers, TokenKind, TokenMeter
 from czsl_sac.evaluation.word_vectors import read_word_vectors
 
 __all__ = [
@@ -24,6 +26,11 @@ __all__ = [
     "Feasibility",
     "ModalityGap",
     "PatchShares",
+    "Pointing",
+    "PointingResult",
+    "TokenAnswers",
+    "TokenKind",
+    "TokenMeter",
     "chance_row",
     "feasibility_scores",
     "mask_infeasible",

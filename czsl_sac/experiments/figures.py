@@ -6,7 +6,7 @@ from pathlib import Path
 from czsl_sac.experiments.plan import Study
 from czsl_sac.experiments.runner import Measurement, Setting
 from czsl_sac.experiments.tables import frame
-from czsl_sac.predict.pictures import require_matplotlib
+from czsl_sac.pictures import require_matplotlib
 
 
 def draw(study: Study, measured: Sequence[Measurement], setting: Setting, path: Path) -> None:

@@ -115,15 +115,16 @@ def evaluate_open_world(
         if scores is not None and thresholds is not None:
             feasibility = Feasibility(scores, thresholds, options.rule)
         evaluator = CZSLEvaluator(space, protocol=protocol, feasibility=feasibility)
-        gap = score_split(
+        measured = score_split(
             predictor,
             evaluator,
             data,
             name,
             session,
             position=space.indices(data.space.pairs),
+            aligner=method.aligner,
         )
-        return replace(evaluator.compute(), modality_gap=gap, world="open")
+        return replace(evaluator.compute(), world="open", **measured)
 
     if scores is None:
         return evaluate(split, None)
