@@ -224,6 +224,8 @@ def _finished(
     """Return what a finished run has to show; None if something is still to be done."""
     if checkpoint is None or not checkpoint.progress.finished:
         return None
+    if folder.stale(checkpoint):
+        return None
     tag = checkpoint.progress.best
     test = folder.load_test(tag, record.config.optim.eval_batch_size)
     if test is None or folder.load_memory(tag) is None:
