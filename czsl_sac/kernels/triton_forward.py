@@ -21,7 +21,7 @@ IMAGES_PER_GROUP = 16
 
 @triton.jit
 def nan_maximum(a, b):
-    """The larger of two; NaN if either is."""
+    """Return the larger of two; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
