@@ -102,5 +102,5 @@ class Listing:
                 raise ValueError(problem.sentence(self.source))
         if not self.entries:
             raise ValueError(
-                f"{visible(self.source)} lists no image but must hold some. {NO_IMAGE}"
+                f"{visible(self.source)} lists no image but must list some. {NO_IMAGE}"
             )
