@@ -39,12 +39,12 @@ from benchmarks.measure import (
     fresh_run,
     interleaved,
 )
+from czsl_sac import SAC
 from czsl_sac.blocks.alignment import PatchMaxAligner
 from czsl_sac.blocks.condensation import VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_lora, store_frozen
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.clip.sources.tiny import WordTokenizer
-from czsl_sac.methods import SAC
 from czsl_sac.space import CompositionSpace
 
 CHUNK = 256  # prompts that the text tower runs at once, its default

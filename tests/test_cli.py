@@ -42,7 +42,7 @@ def test_options_change_a_preset_whatever_their_order() -> None:
         ["--alignment", "cls", "--seed", "1", "--run-dir", "a/b", "--preset", "scenes"]
     )
     assert options is not None
-    assert (options.config.model.alignment, options.config.seed) == ("cls", 1)
+    assert (options.config.method.alignment, options.config.seed) == ("cls", 1)
     assert (options.run_dir, options.resume) == (Path("a/b"), False)
     changed = options.config.to_dict()
     changed["model"]["alignment"], changed["seed"] = "patch_max", 0
@@ -52,7 +52,7 @@ def test_options_change_a_preset_whatever_their_order() -> None:
 def test_the_method_decides_the_settings_of_a_preset() -> None:
     troika = preset_for("mit-states", "troika")
     chosen = ["--method", "troika", "--alignment", "patch_max", "--preset", "mit-states"]
-    assert config_of(*chosen) == troika.with_model(alignment="patch_max")
+    assert config_of(*chosen) == troika.with_method(alignment="patch_max")
     assert config_of("--preset", "mit-states", "--method=troika") == troika
     assert config_of("--method", "csp") == preset_for("scenes", "csp")
 
@@ -67,7 +67,7 @@ def test_options_of_every_kind_reach_their_field() -> None:
     assert config.data.data_root == Path("/data/mit")
     assert (config.backbone.backbone, config.backbone.lora_alpha) == ("ViT-B/32", 2.0)
     assert (config.backbone.lora_targets, config.backbone.lora_layers) == (("q", "v"), (10, 11))
-    assert (config.model.temperature, config.model.condense) == (0.02, False)
+    assert (config.method.temperature, config.method.condense) == (0.02, False)
     assert (config.optim.lr, config.optim.condenser_lr) == (1e-3, None)
     assert config.optim.schedule == "end_to_end"
     assert config.optim.epochs == PRESETS["mit-states"].optim.epochs
@@ -84,7 +84,7 @@ def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None
     saved.save(tmp_path / "config.json")
     assert config_of("--resume", "--run-dir", str(tmp_path)) == saved
     longer = config_of("--run-dir", str(tmp_path), "--epochs", "9", "--resume")
-    assert (longer.model.beta, longer.optim.epochs) == (0.25, 9)
+    assert (longer.method.beta, longer.optim.epochs) == (0.25, 9)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,18 @@
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from test_open_world import Pictures, make
 from two_processes import run_in_two_processes
 
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.scoring import evaluate_method
+from czsl_sac.training.session import Session
 
 
 def results() -> list[CZSLResult]:
     """What is compared; 18 test and 24 validation images in batches of 4 and 10."""
-    method, data, accelerator = make("sac"), Pictures(), Accelerator(cpu=True)
+    method, data, accelerator = make("sac"), Pictures(), Session()
     method.fill_memory([data.split("val").tensors[0][:8]])
     return [
         evaluate_method(method, data, "test", accelerator, batch_size=4),

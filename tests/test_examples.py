@@ -42,10 +42,10 @@ def test_the_configuration_is_the_published_one_on_the_real_data() -> None:
     )
     assert config.backbone.backbone == "ViT-B/32"
     assert (config.backbone.train_backbone, config.data.data_root) == ("adaptformer", root)
-    assert config.model == expected.with_model(alignment="patch_max").model
+    assert config.model == expected.with_method(alignment="patch_max").model
     assert (config.optim, config.seed) == (expected.optim, 1)
     legacy = TROIKA.configuration(TROIKA.Options(legacy=True, epochs=7), "cls", 0)
-    assert (legacy.model.legacy_patch_norm, legacy.model.legacy_eval_mode) == (True, True)
+    assert (legacy.method.legacy_patch_norm, legacy.method.legacy_eval_mode) == (True, True)
     assert (legacy.optim.epochs, legacy.data.dataset) == (7, "scenes")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch.testing import assert_close
 from two_processes import run_in_two_processes
@@ -19,19 +18,19 @@ from czsl_sac.training import feature_cache
 from czsl_sac.training.config import (
     BackboneConfig,
     DataConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
 )
 from czsl_sac.training.feature_cache import FeatureCache
 from czsl_sac.training.run import evaluate, train
+from czsl_sac.training.session import Session
 
 
 def config(method: str, alignment: str, cache: Path | None) -> TrainConfig:
     return TrainConfig(
         data=DataConfig(images_per_pair=1, eval_images_per_pair=1, feature_cache=cache),
         backbone=BackboneConfig(train_backbone="none"),
-        model=ModelConfig(method=method, alignment=alignment, bank="train", prompt_dropout=0.0),
+        model=options_of(method, alignment=alignment, bank="train", prompt_dropout=0.0),
         optim=OptimConfig(epochs=1, batch_size=16, lr=1e-2),
     )
 
@@ -42,9 +41,7 @@ def scenes() -> Scenes:
 
 def make(folder: Path, *, alone: bool = False, **options) -> FeatureCache:
     backbone = load_backbone("tiny").requires_grad_(False)
-    return FeatureCache(
-        scenes(), folder, backbone, Accelerator(cpu=True), class_token_alone=alone, **options
-    )
+    return FeatureCache(scenes(), folder, backbone, Session(), class_token_alone=alone, **options)
 
 
 TEN_ITEMS = 4 * 65 * 128 * 10  # bytes
@@ -154,14 +151,14 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
             scenes(),
             tmp_path,
             apply_lora(load_backbone("tiny").requires_grad_(False)),
-            Accelerator(cpu=True),
+            Session(),
             class_token_alone=False,
         )
     good = config("csp", "cls", tmp_path)
     for change, message in (
         ({"backbone": BackboneConfig()}, "one set an image: set train_backbone to none, or"),
         ({"data": replace(good.data, augment=True)}, "turn augment off"),
-        ({"model": ModelConfig(method="dfsp")}, "take another method: DFSP reads inner states"),
+        ({"model": options_of("dfsp")}, "take another method: DFSP reads inner states"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(good, **change)

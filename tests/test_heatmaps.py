@@ -13,12 +13,12 @@ from tiny_runs import tiny_run, write_scenes
 from czsl_sac import patch_max
 from czsl_sac.cli import main
 from czsl_sac.clip import apply_adaptformer
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.predict import pictures
 from czsl_sac.predict.heatmaps import Looks, class_attention, look_at, panels_of
 from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 
 METHODS = {
     "zero-shot": {},
@@ -34,8 +34,8 @@ METHODS = {
 
 def make(name: str, alignment: str, **options: object) -> CZSLMethod:
     method = {"txt2img": "dfsp", "img2txt": "dfsp", "plain troika": "troika"}.get(name, name)
-    model = ModelConfig(
-        method=method,  # type: ignore[arg-type]
+    model = options_of(
+        method,  # type: ignore[arg-type]
         alignment=alignment,  # type: ignore[arg-type]
         num_blocks=1,
         num_heads=2,
@@ -44,7 +44,7 @@ def make(name: str, alignment: str, **options: object) -> CZSLMethod:
     backbone = random_backbone().float()
     if method == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    return build_method(TrainConfig(model=model), backbone, SPACES["usual"]).eval()
+    return build_method(TrainConfig(method=model), backbone, SPACES["usual"]).eval()
 
 
 @pytest.mark.parametrize(

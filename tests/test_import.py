@@ -23,7 +23,7 @@ CONTRACT = {
 # Lower layers first; a module may import its own layer and those before it.
 LAYERS = [
     *("_version", "space", "files", "checks", "schema", "functional", "kernels", "blocks", "clip"),
-    *("methods", "data", "evaluation", "training", "predict", "report", "cli", "__main__"),
+    *("methods", "data", "evaluation", "training", "predict", "report", "run", "cli", "__main__"),
 ]
 
 

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from plain_parts import SPACES, random_backbone
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from czsl_sac import CSP, DFSP, CoOp, Troika, ZeroShotCLIP
 from czsl_sac.clip import apply_adaptformer
 from czsl_sac.files import load_tensors
-from czsl_sac.methods import CSP, DFSP, CoOp, CZSLMethod, Troika, ZeroShotCLIP
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, OptimConfig, TrainConfig
+from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import BEST, fit
 from czsl_sac.training.scoring import evaluate_method
+from czsl_sac.training.session import Session
 
 METHODS = {
     "coop": CoOp,
@@ -51,8 +52,8 @@ def config(name: str, alignment: str) -> TrainConfig:
     options = {"fusion": name} if method == "dfsp" else {}
     legacy = name.startswith("legacy")
     return TrainConfig(
-        model=ModelConfig(
-            method=method,
+        model=options_of(
+            method,
             alignment=alignment,
             traction_layers=1,
             legacy_eval_mode=legacy,
@@ -68,7 +69,7 @@ def config(name: str, alignment: str) -> TrainConfig:
 def make(settings: TrainConfig) -> CZSLMethod:
     torch.manual_seed(1)
     backbone = random_backbone().float()
-    if settings.model.method == "troika":
+    if settings.method.method == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
     return build_method(settings, backbone, Pictures.space)
 
@@ -79,7 +80,7 @@ def make(settings: TrainConfig) -> CZSLMethod:
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     name: str, alignment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, data, accelerator = config(name, alignment), Pictures(), Accelerator(cpu=True)
+    settings, data, accelerator = config(name, alignment), Pictures(), Session()
     method = make(settings)
     assert type(method) is METHODS[name]
     start = {key: value.clone() for key, value in method.trained_state().items()}
@@ -118,15 +119,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 def test_zero_shot_is_built_and_scored(alignment: str) -> None:
     method = make(config("zero-shot", alignment))
     assert type(method) is ZeroShotCLIP
-    result = evaluate_method(method, Pictures(), "test", Accelerator(cpu=True), batch_size=4)
+    result = evaluate_method(method, Pictures(), "test", Session(), batch_size=4)
     assert 0 <= result.auc <= 1
 
 
 def test_options_reach_troika_and_dfsp() -> None:
     troika = make(
         TrainConfig(
-            model=ModelConfig(
-                method="troika",
+            model=options_of(
+                "troika",
                 alignment="patch_max",
                 tokens="patches",
                 temperature=0.5,
@@ -146,11 +147,11 @@ def test_options_reach_troika_and_dfsp() -> None:
     assert (troika.legacy_patch_norm, troika.legacy_eval_mode) == (True, True)
     assert (troika.primitive_loss_weight, troika.chunk_size) == (0.1, 7)
     assert len(troika.prompts.context) == 3
-    plain = make(TrainConfig(model=ModelConfig(method="troika", traction_layers=2)))
+    plain = make(TrainConfig(method=options_of("troika", traction_layers=2)))
     assert isinstance(plain, Troika)
     assert (plain.primitive_loss_weight, len(plain.traction.layers)) == (1.0, 2)
     assert plain.traction.layers[0].dropout.p == 0.1
-    dfsp = make(TrainConfig(model=ModelConfig(method="dfsp", fusion="img2txt")))
+    dfsp = make(TrainConfig(method=options_of("dfsp", fusion="img2txt")))
     assert isinstance(dfsp, DFSP)
     assert (dfsp.fusion.fusion, dfsp.primitive_loss_weight) == ("img2txt", 0.01)
     assert len(dfsp.prompts.context) == 1

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from plain_parts import SPACES, random_backbone, randomize
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
@@ -20,11 +19,12 @@ from czsl_sac.evaluation import (
     relative_modality_gap,
     threshold_grid,
 )
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.scoring import evaluate_method
+from czsl_sac.training.session import Session
 
 BATCH = 4
 METHODS = ["zero-shot", "coop", "csp", "dfsp", "troika", "sac"]
@@ -50,8 +50,8 @@ def make(name: str, alignment: str = "patch_max") -> CZSLMethod:
     backbone = random_backbone().float()
     if name == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    model = ModelConfig(method=name, alignment=alignment, chunk_size=2)
-    method = build_method(TrainConfig(model=model), backbone, Pictures.space)
+    model = options_of(name, alignment=alignment, chunk_size=2)
+    method = build_method(TrainConfig(method=model), backbone, Pictures.space)
     randomize(method)
     return method.eval()
 
@@ -62,7 +62,7 @@ def evaluate(method: CZSLMethod, split: str = "test", **options: object) -> CZSL
         method,
         Pictures(),
         split,
-        Accelerator(cpu=True),
+        Session(),
         OpenWorld(**options),
         batch_size=BATCH,
         protocol=protocol,
@@ -177,7 +177,7 @@ def test_word_vectors_from_a_file(tmp_path: Path) -> None:
 
 def test_the_gap_is_that_of_the_features_compared() -> None:
     method, space = make("sac"), Pictures.space
-    result = evaluate_method(method, Pictures(), "test", Accelerator(cpu=True), batch_size=5)
+    result = evaluate_method(method, Pictures(), "test", Session(), batch_size=5)
     images, targets = Pictures().split("test").tensors
     with torch.no_grad():
         predictor = method.predictor(space)

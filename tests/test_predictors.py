@@ -7,7 +7,7 @@ from plain_parts import SPACES, batch, random_backbone, randomize
 
 from czsl_sac.blocks import PatchMaxAligner
 from czsl_sac.clip import apply_adaptformer
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import ModelConfig, TrainConfig
@@ -23,10 +23,9 @@ def make(name: str, alignment: str) -> CZSLMethod:
     if name == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
     options = {"fusion": name} if "2" in name else {}
-    model = ModelConfig(
-        method="dfsp" if "2" in name else name, alignment=alignment, chunk_size=2, **options
+    model = options_of("dfsp",  if "2" in name else name, alignment=alignment, chunk_size=2, **options
     )
-    method = build_method(TrainConfig(model=model), backbone, SPACE)
+    method = build_method(TrainConfig(method=model), backbone, SPACE)
     randomize(method)
     return method.eval()
 

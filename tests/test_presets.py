@@ -83,10 +83,10 @@ def test_other_methods_come_as_published(
 
 def test_what_troika_and_dfsp_set_of_their_own() -> None:
     published = {name: preset_for(name, "troika") for name in ("ut-zappos", "mit-states", "cgqa")}
-    layers = [(c.model.traction_layers, c.model.traction_dropout) for c in published.values()]
+    layers = [(c.method.traction_layers, c.method.traction_dropout) for c in published.values()]
     assert layers == [(2, 0.0), (3, 0.1), (2, 0.0)]
     assert [c.optim.eval_batch_size for c in published.values()] == [64, 32, 4]
-    fusions = [preset_for(name, "dfsp").model.fusion for name in published]
+    fusions = [preset_for(name, "dfsp").method.fusion for name in published]
     assert fusions == ["img2txt", "txt2img", "txt2img"]
 
 
@@ -102,7 +102,7 @@ def test_a_method_sets_options_that_exist_and_no_more() -> None:
         assert settings.keys() <= fields
         values = {**vars(config.backbone), **vars(config.model), **vars(config.optim)}
         assert settings.items() <= values.items()
-        assert config.model.method == method
+        assert config.method.method == method
     assert preset_for("cgqa") == PRESETS["cgqa"]
 
 
@@ -145,7 +145,9 @@ def test_any_configuration_survives_a_file(
 
 
 def test_options_left_out_of_the_json_keep_their_default() -> None:
-    assert TrainConfig.from_dict({"model": {"alpha": 0}}) == TrainConfig(model=ModelConfig(alpha=0))
+    assert TrainConfig.from_dict({"model": {"alpha": 0}}) == TrainConfig(
+        method=ModelConfig(alpha=0)
+    )
 
 
 @pytest.mark.parametrize(

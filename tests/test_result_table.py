@@ -6,9 +6,9 @@ import pytest
 from evaluation_cases import evaluate, make_case
 
 from czsl_sac.cli.tables import result_table
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 
-CONFIG = TrainConfig(model=ModelConfig(method="csp"))
+CONFIG = TrainConfig(method=options_of("csp"))
 
 
 def notes(result, config=CONFIG) -> list[str]:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from plain_parts import SPACES, batch, random_backbone
 from torch import Tensor
 
+from czsl_sac import SAC, BankOptions
 from czsl_sac.blocks import EntropyMemoryBank, VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_lora
 from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.functional import prediction_entropy
-from czsl_sac.methods import SAC, BankOptions
 from czsl_sac.space import CompositionSpace
 
 SPACE = CompositionSpace.closed_world(

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from czsl_sac import SAC
 from czsl_sac.blocks import VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, SoftPrompts, apply_lora
 from czsl_sac.clip.sources.tiny import WordTokenizer
-from czsl_sac.methods import SAC
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training import checkpoints, loop
 from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import BEST, LAST, METRICS, fit
-from czsl_sac.training.scoring import candidate_space, evaluate_method
+from czsl_sac.training.scoring import evaluate_method
+from czsl_sac.training.session import Session
 
 
 class Toy:
@@ -72,7 +72,7 @@ def config(**optim: object) -> TrainConfig:
 
 
 def run(method: SAC, settings: TrainConfig, folder: Path, resume: bool = False) -> list[dict]:
-    return fit(method, Toy(), settings, folder, Accelerator(cpu=True), resume=resume)
+    return fit(method, Toy(), settings, folder, Session(), resume=resume)
 
 
 def without_times(records: list[dict]) -> list[dict]:
@@ -119,9 +119,7 @@ def test_the_method_is_left_with_the_best_epoch(tmp_path: Path) -> None:
     records = run(method, config(epochs=6, lr=0.3, lr_step=9), tmp_path)
     aucs = [record["val"]["auc"] for record in records]
     assert aucs[-1] < max(aucs)  # or the last epoch would do as well
-    result = evaluate_method(
-        method, Toy(), "val", Accelerator(cpu=True), batch_size=8, stage="joint"
-    )
+    result = evaluate_method(method, Toy(), "val", Session(), batch_size=8, stage="joint")
     assert result.auc == pytest.approx(max(aucs))
     best = checkpoints.load_tensors(tmp_path / BEST)
     assert all(torch.equal(best[name], value) for name, value in method.trained_state().items())
@@ -166,7 +164,7 @@ def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
 
 
 def test_candidate_space_keeps_the_split_and_the_seen() -> None:
-    space, position = candidate_space(Toy(), "val")
+    space, position = split_candidates(Toy(), "val")
     assert space.pairs == (("blue", "car"), ("blue", "cat"), ("red", "car"), ("red", "cat"))
     assert space.seen == Toy.space.seen
     for column, pair in enumerate(Toy.space.pairs):

@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Every mistake of the user is one line and exit code 2."""
 
-import difflib
 import io
 import sys
 import traceback
@@ -10,6 +9,7 @@ from importlib import import_module
 from typing import TextIO
 
 from czsl_sac._version import __version__
+from czsl_sac.checks import suggestion
 
 __all__ = ["main"]
 
@@ -67,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"czsl-sac: error: {_sentence(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("czsl-sac: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how = f"; {stop}" if str(stop) else ""
+        print(f"czsl-sac: interrupted{how}", file=sys.stderr)
         return 130
 
 
@@ -81,9 +82,10 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"czsl-sac {__version__}")
         return 0
     if command not in _COMMANDS:
-        near = difflib.get_close_matches(command, _COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COMMANDS)}"
-        raise ValueError(f"unknown command {command!r}: {hint}")
+        hint = suggestion(command, _COMMANDS) or "choose one of them."
+        raise ValueError(
+            f"command is {command!r} but must be one of {', '.join(_COMMANDS)}: {hint}"
+        )
     run: Callable[[list[str]], int] = import_module(f"czsl_sac.cli.{command.replace('-', '_')}").run
     return run(rest)
 

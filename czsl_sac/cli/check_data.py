@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.schema import check_range
 
 if TYPE_CHECKING:
     from czsl_sac.data.checks.checks import CheckedData
@@ -35,9 +35,9 @@ class CheckDataOptions:
     """Threads that read images; None takes one per core."""
 
     def __post_init__(self) -> None:
-        check_range(self, "near_duplicates", low=0, high=64)
-        check_range(self, "examples", low=0)
-        check_range(self, "workers", low=1)
+        check_range("near_duplicates", self.near_duplicates, low=0, high=64)
+        check_range("examples", self.examples, low=0)
+        check_range("workers", self.workers, low=1)
 
 
 def run(arguments: list[str]) -> int:

@@ -71,18 +71,20 @@ def run(arguments: list[str]) -> int:
     if options is None:
         return 0
 
+    from czsl_sac.cli.train import read_config
     from czsl_sac.files import write_atomically
     from czsl_sac.predict.images import find_files  # loads torch, as do the following
     from czsl_sac.predict.run_predictor import RunPredictor
+    from czsl_sac.training.trained import TrainedRun
 
     paths, missing = find_files(options.images)
     if not paths:
         raise ValueError(f"no image to predict: {missing[0]}")
+    changes = read_config(options.run).method.on_new_images(options.adapt)
+    run = TrainedRun.load(options.run, checkpoint=options.checkpoint, **changes)
     predictor = RunPredictor(
-        options.run,
+        run,
         candidates=options.candidates,
-        adapt=options.adapt,
-        checkpoint=options.checkpoint,
         heatmaps=options.heatmaps,
         heatmaps_for=options.heatmaps_for,
     )

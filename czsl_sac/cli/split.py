@@ -6,8 +6,8 @@ from typing import Literal
 
 import tyro
 
+from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.schema import check_range
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class SplitOptions:
     """Replace the table if it is there."""
 
     def __post_init__(self) -> None:
-        check_range(self, "seed", low=0)
-        check_range(self, "near_duplicates", low=0, high=64)
+        check_range("seed", self.seed, low=0)
+        check_range("near_duplicates", self.near_duplicates, low=0, high=64)
 
 
 def run(arguments: list[str]) -> int:

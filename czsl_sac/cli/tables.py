@@ -48,7 +48,7 @@ def result_table(result: "CZSLResult", config: TrainConfig, scored: str) -> str:
             f"{100 * result.ties:.1f} % of the images the label ties with a rival, and the order "
             "of the columns decides. The exact protocol has no such limit."
         )
-    if config.is_transductive:
+    if config.method.is_transductive:
         lines.append("The memory bank was updated on these images: a transductive result.")
     return "\n".join(lines)
 

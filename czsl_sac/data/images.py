@@ -95,6 +95,15 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             digest.update(f"{file.resolve()} {state} {target}\n".encode())
         return digest.hexdigest()
 
+    def identity(self) -> str:
+        """Return a checksum of the images and labels: paths below the folder, sizes, targets."""
+        digest = sha256()
+        for path, target in self.records:
+            file = self.folder / path
+            size = file.stat().st_size if file.is_file() else None
+            digest.update(f"{path} {size} {target}\n".encode())
+        return digest.hexdigest()
+
 
 def image_transform(
     image_size: int,

@@ -1,6 +1,7 @@
 """The result of an evaluation."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,6 +123,23 @@ class CZSLResult:
                 for name, points in self.curve.items()
             }
         return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "CZSLResult":
+        """Return the result that `to_dict(details=True)` described.
+
+        Args:
+            values: of JSON types.
+
+        Raises:
+            KeyError: a value is missing.
+            TypeError: there is an unknown one.
+        """
+        own = {
+            name: value for name, value in values.items() if name not in ("hm_seen", "hm_unseen")
+        }
+        curve = {name: np.asarray(points, dtype=float) for name, points in own["curve"].items()}
+        return cls(**{**own, "curve": curve, "bias": float(own["bias"])})
 
     def to_frame(self) -> "pd.DataFrame":
         """Returns one row of fractions as a `pandas.DataFrame`; concatenate those of many runs."""

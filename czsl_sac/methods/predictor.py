@@ -1,16 +1,18 @@
 """What scores images at test: against all compositions at once, or chunk by chunk."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from czsl_sac.blocks.alignment import Aligner, ClassTokenAligner
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.functional.losses import composition_probabilities
 from czsl_sac.space import CompositionSpace
+
+if TYPE_CHECKING:
+    from czsl_sac.methods.base import CZSLMethod
 
 
 class Predictor:
@@ -142,28 +144,26 @@ class AlignmentPredictor(ChunkedPredictor):
     """One text feature a composition, one alignment head: zero-shot CLIP, CoOp and CSP.
 
     Args:
+        method: whose tokens and alignment head it takes.
         space: the compositions to score.
-        backbone: whose tokens are compared with the texts.
-        aligner: the alignment head.
         text: `[C, D]`.
     """
 
-    def __init__(
-        self, space: CompositionSpace, backbone: CLIPBackbone, aligner: Aligner, text: Tensor
-    ) -> None:
+    def __init__(self, method: "CZSLMethod", space: CompositionSpace, text: Tensor) -> None:
         super().__init__(space)
-        self.backbone, self.aligner, self.text = backbone, aligner, text
+        self.method, self.text = method, text
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return the tokens `[B, T, D]`."""
-        return self.backbone.encode_image(images)
+        tokens: Tensor = self.method.encode(images)
+        return tokens
 
     @torch.no_grad()
     def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
         """Yield logits `[B, c]` of tokens `[B, T, D]`."""
         for text in self.text.split(self.chunk_size):
-            yield self.aligner(encoded, text)
+            yield self.method.aligner(encoded, text)
 
     def compared(self, encoded: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens `[B, T, D]` and the text features `[B, D]` of `columns` `[B]`."""
@@ -176,7 +176,7 @@ class AlignmentPredictor(ChunkedPredictor):
 
     def gap_features(self, encoded: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the class token, and what the head compares with the text."""
-        return token_features(self.aligner, encoded, self.text[targets])
+        return token_features(self.method.aligner, encoded, self.text[targets])
 
 
 @torch.no_grad()

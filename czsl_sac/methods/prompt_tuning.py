@@ -53,11 +53,11 @@ class PromptTuning(CZSLMethod):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropy as `"total"`; the arguments are those of every method."""
         text = self.prompts.compositions(self.seen_pairs)
-        logits = self.aligner(self.backbone.encode_image(images), text)
+        logits = self.aligner(self.encode(images), text)
         return {"total": alignment_loss(logits, self.seen_targets(targets))}
 
     @torch.no_grad()
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space`, with one text feature a composition."""
         text = self.prompts.compositions(primitive_indices(self, space))
-        return AlignmentPredictor(space, self.backbone, self.aligner, text)
+        return AlignmentPredictor(self, space, text)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
@@ -13,22 +12,18 @@ from czsl_sac.predict.predictions import (
     predict_files,
     top_predictions,
 )
-from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run import CONFIG, load_method
+from czsl_sac.training.trained import TrainedRun
 
 
 class RunPredictor:
     """Names the compositions of image files by a run that `czsl-sac train` made.
 
-    The run's data set need not be there. A memory bank is used as the training images filled it;
-    with `adapt` it goes on learning from what is predicted.
+    The run's data set need not be there.
 
     Args:
-        run_dir: folder of the run.
+        run: with the options that prediction needs; see `on_new_images` of a method's options.
         candidates: what may be predicted: `"all"`, `"seen"`, `"open"`, or a file of compositions;
             see `czsl_sac.predict.candidates`.
-        adapt: update SAC's memory bank on the images, batch by batch: transductive.
-        checkpoint: `"best"` by validation AUC, or `"last"`.
         heatmaps: folder for a picture of where the method looked in each image; None draws none.
         heatmaps_for: composition that the pictures explain, `"attribute object"`; None takes the
             likeliest of each image.
@@ -38,33 +33,28 @@ class RunPredictor:
         unreadable: what is wrong with each file met so far that could not be predicted.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
         ValueError: an option does not fit the run.
         ImportError: pictures are asked for and matplotlib is not installed.
     """
 
     def __init__(
         self,
-        run_dir: Path,
+        run: TrainedRun,
         *,
         candidates: str = "all",
-        adapt: bool = False,
-        checkpoint: Literal["best", "last"] = "best",
         heatmaps: Path | None = None,
         heatmaps_for: str | None = None,
     ) -> None:
         if heatmaps is not None:
             require_matplotlib("heat maps")
-        changes = _bank(TrainConfig.load(run_dir / CONFIG), adapt)
-        loaded = load_method(run_dir, checkpoint=checkpoint, **changes)
-        self.method, self.config, self.accelerator = loaded
+        self.method, self.config, self.session = run.method, run.config, run.session
         self.space = candidate_space(self.method.space, candidates)
         self.unreadable: list[str] = []
         self._explained: int | None = None
         if heatmaps_for is not None:
             pair = parse_pair(heatmaps_for, self.space, "heatmaps_for")
             self._explained = self.space.index(*pair)
-        with self.accelerator.autocast():
+        with self.session.autocast():
             self.predictor = self.method.predictor(self.space)
         self._writer = (
             None if heatmaps is None else HeatmapWriter(self.method, self.predictor, heatmaps)
@@ -95,7 +85,7 @@ class RunPredictor:
             self.method,
             self.predictor,
             paths,
-            self.accelerator,
+            self.session,
             batch_size=batch_size or self.config.optim.eval_batch_size,
             num_workers=self.config.data.num_workers,
             show_progress=show_progress,
@@ -103,7 +93,7 @@ class RunPredictor:
             self.unreadable += batch.unreadable
             read += len(batch.paths)
             if self._writer is not None:
-                with self.accelerator.autocast():
+                with self.session.autocast():
                     self._writer.draw(
                         batch.paths, batch.images, batch.probabilities, self._explained
                     )
@@ -129,15 +119,3 @@ class RunPredictor:
         """
         for batch in self.batches(paths, batch_size=batch_size):
             yield from top_predictions(batch, self.space, top_k)
-
-
-def _bank(config: TrainConfig, adapt: bool) -> dict[str, Any]:
-    """Changes to the run that decide whether its memory bank learns from the images."""
-    has_bank = config.model.method == "sac" and config.model.bank != "off"
-    if adapt and not has_bank:
-        what = "has its bank off" if config.model.method == "sac" else "has none"
-        raise ValueError(
-            f"adapt updates SAC's memory bank, but this run of {config.model.method} {what}: "
-            "leave out --adapt"
-        )
-    return {"bank": "dynamic" if adapt else "train"} if has_bank else {}

@@ -63,7 +63,7 @@ def _summary(report: RunReport) -> Html:
         f"Closed world: {report.candidates:,} candidate compositions."
     )
     trained = (
-        f"{report.methods[0].label} with alignment {report.config.model.alignment}, "
+        f"{report.methods[0].label} with alignment {report.config.method.alignment}, "
         f"backbone {backbone.backbone} ({backbone.train_backbone}), "
         f"{optim.epochs} epochs, learning rate {optim.lr:g}, seed {report.config.seed}."
     )

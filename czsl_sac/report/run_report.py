@@ -1,36 +1,25 @@
 """What a page about a run says: its configuration, scores, errors and examples, collected."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from czsl_sac.data import CZSLData
 from czsl_sac.evaluation import CZSLEvaluator
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.methods.zero_shot.options import ZeroShotOptions
 from czsl_sac.predict.pictures import visible
 from czsl_sac.report.scored import Scored, error_kinds, spread
 from czsl_sac.training.build import build_backbone, build_method
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.loop import METRICS
-from czsl_sac.training.run import load_run
-from czsl_sac.training.scoring import candidate_space, score_split
+from czsl_sac.training.scoring import score_split, split_candidates
+from czsl_sac.training.session import Session
+from czsl_sac.training.trained import TrainedRun
 
 Split = Literal["val", "test"]
-
-LABELS = {
-    "sac": "SAC",
-    "troika": "Troika",
-    "csp": "CSP",
-    "coop": "CoOp",
-    "dfsp": "DFSP",
-    "zero-shot": "Zero-shot CLIP",
-}
-"""What the methods are called."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +103,22 @@ def collect_report(
         FileNotFoundError: a folder holds no run, or the data is not there.
         ValueError: the baseline was made on other data.
     """
-    method, data, config, accelerator = load_run(run_dir, checkpoint=checkpoint)
-    run, targets = _score(LABELS[config.model.method], method, data, split, config, accelerator)
+    trained = TrainedRun.load(run_dir, checkpoint=checkpoint)
+    method, data, config = trained.method, trained.data, trained.config
+    plain = plain_clip(config)
+    run, targets = _score(config.method.label, method, data, split, config, trained.session)
     methods = [run]
     if baseline is not None:
         methods.append(_score_run(baseline, split, data, targets))
-    elif (config.model.method, config.model.alignment) != ("zero-shot", "cls"):
-        methods.append(_score_zero_shot(config, data, split, accelerator))
+    elif config.method != plain.method:
+        methods.append(_score_zero_shot(plain, data, split, trained.session))
     return RunReport(
         run_dir,
         config,
         data,
         split,
         checkpoint,
-        _records(run_dir),
+        trained.folder.records(),
         int(data.candidates(split).sum()),
         targets,
         methods,
@@ -141,63 +132,49 @@ def _score(
     data: CZSLData,
     split: Split,
     config: TrainConfig,
-    accelerator: Accelerator,
+    session: Session,
 ) -> tuple[Scored, Tensor]:
-    space, position = candidate_space(data, split)
+    space, position = split_candidates(data, split)
     evaluator = CZSLEvaluator(space)
     method.eval()
-    with accelerator.autocast():
+    with session.autocast():
         predictor = method.predictor(space)
-    gap = score_split(
-        predictor,
-        evaluator,
-        data,
-        split,
-        accelerator,
-        position=position,
-        batch_size=config.optim.eval_batch_size,
-        num_workers=config.data.num_workers,
-    )
+    gap = score_split(predictor, evaluator, data, split, session, position=position)
     columns = data.space.indices(space.pairs)
     targets, predicted = evaluator.predictions()
     result = replace(evaluator.compute(), modality_gap=gap)
     legacy = evaluator.compute("legacy")
-    scored = Scored(label, result, legacy, columns[predicted], config.is_transductive)
+    scored = Scored(label, result, legacy, columns[predicted], config.method.is_transductive)
     return scored, columns[targets]
 
 
-def _score_zero_shot(
-    config: TrainConfig, data: CZSLData, split: Split, accelerator: Accelerator
-) -> Scored:
-    """Zero-shot CLIP, on the backbone that the run started from."""
-    backbone = build_backbone(replace(config.backbone, train_backbone="none"))
-    plain = config.with_model(method="zero-shot", alignment="cls")
-    method = build_method(plain, backbone, data.space).to(accelerator.device)
-    return _score(LABELS["zero-shot"], method, data, split, plain, accelerator)[0]
+def plain_clip(config: TrainConfig) -> TrainConfig:
+    """Return the configuration of CLIP as it comes, on the backbone that a run started from."""
+    backbone = replace(config.backbone, train_backbone="none")
+    return replace(config, backbone=backbone, method=ZeroShotOptions())
+
+
+def _score_zero_shot(plain: TrainConfig, data: CZSLData, split: Split, session: Session) -> Scored:
+    method = build_method(plain, build_backbone(plain.backbone), data.space).to(session.device)
+    return _score(plain.method.label, method, data, split, plain, session)[0]
 
 
 def _score_run(run_dir: Path, split: Split, data: CZSLData, targets: Tensor) -> Scored:
-    method, other, config, accelerator = load_run(run_dir)
+    trained = TrainedRun.load(run_dir)
+    other, config = trained.data, trained.config
     if other.space != data.space:
         raise ValueError(
             f"baseline {run_dir} was trained on other compositions ({other.name}, {other.space}) "
             f"than the run ({data.name}, {data.space}): give a run on the same data"
         )
-    label = f"{LABELS[config.model.method]} ({run_dir.name})"
-    scored, others = _score(label, method, other, split, config, accelerator)
+    label = f"{config.method.label} ({run_dir.name})"
+    scored, others = _score(label, trained.method, other, split, config, trained.session)
     if not torch.equal(others, targets):
         raise ValueError(
             f"baseline {run_dir} has another {split} split ({len(others)} images) than the run "
             f"({len(targets)} images): give a run on the same data"
         )
     return scored
-
-
-def _records(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / METRICS
-    if not path.is_file():  # a method without training has none
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def _groups(

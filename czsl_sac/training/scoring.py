@@ -1,27 +1,21 @@
 """Scoring a split: a predictor over the split's candidates, an evaluator, one pass."""
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLEvaluator, CZSLResult, ModalityGap
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.evaluation.curve import Protocol
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
 from czsl_sac.space import CompositionSpace
+from czsl_sac.training.session import Session
 
-Protocol = Literal["exact", "legacy"]
 
-
-def candidate_space(data: CZSLData, split: SplitName) -> tuple[CompositionSpace, Tensor]:
+def split_candidates(data: CZSLData, split: SplitName) -> tuple[CompositionSpace, Tensor]:
     """Return the compositions that a split is scored against, and where each one went.
 
     Args:
@@ -44,43 +38,30 @@ def evaluate_method(
     method: CZSLMethod,
     data: CZSLData,
     split: SplitName,
-    accelerator: Accelerator,
+    session: Session,
     *,
-    batch_size: int,
-    num_workers: int = 0,
     protocol: Protocol = "exact",
     stage: str | None = None,
 ) -> CZSLResult:
     """Score every image of a split in the closed world, in its fixed order, and evaluate.
 
     Args:
-        method: on the accelerator's device; left in evaluation mode.
+        method: on the session's device; left in evaluation mode.
         data: the data set.
         split: `"val"` or `"test"`.
-        accelerator: device, precision and processes.
-        batch_size: images per batch, those of all processes together.
-        num_workers: processes that read images.
+        session: device, precision and processes.
         protocol: `"exact"` or `"legacy"`.
         stage: during training, the stage that the method is in; None uses all of it.
 
     Returns:
         S, U, HM, AUC and the rest, the same in all processes.
     """
-    space, position = candidate_space(data, split)
+    space, position = split_candidates(data, split)
     method.eval()
-    with accelerator.autocast():
+    with session.autocast():
         predictor = method.predictor(space, stage)
     evaluator = CZSLEvaluator(space, protocol=protocol)
-    gap = score_split(
-        predictor,
-        evaluator,
-        data,
-        split,
-        accelerator,
-        position=position,
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
+    gap = score_split(predictor, evaluator, data, split, session, position=position)
     return replace(evaluator.compute(), modality_gap=gap)
 
 
@@ -89,11 +70,9 @@ def score_split(
     evaluator: CZSLEvaluator,
     data: CZSLData,
     split: SplitName,
-    accelerator: Accelerator,
+    session: Session,
     *,
     position: Tensor,
-    batch_size: int,
-    num_workers: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Let an evaluator see the scores of every image of a split, in its fixed order.
 
@@ -107,40 +86,25 @@ def score_split(
         evaluator: over the predictor's space.
         data: the data set.
         split: `"val"` or `"test"`.
-        accelerator: device, precision and processes.
+        session: device, precision and processes.
         position: column of each composition of `data.space`, `[C]` int64.
-        batch_size: images per batch, those of all processes together.
-        num_workers: processes that read images.
 
     Returns:
         `relative_modality_gap` and `modality_gap_l2` by image feature: see
         `Predictor.gap_features`.
     """
-    share = -(-batch_size // accelerator.num_processes)
-    loader = accelerator.prepare(
-        DataLoader(data.split(split), batch_size=share, num_workers=num_workers)
-    )
-    gather = _gatherer(accelerator)
-    predictor.gather = gather
+    loader = session.shared_loader(data.split(split))
+    gather = predictor.gather = session.gather
     gaps = _Gaps(predictor.gap_text)
-    hidden = None if accelerator.is_main_process else True
-    for images, targets in tqdm(loader, desc=f"scoring {split}", leave=False, disable=hidden):
+    for images, targets in session.bar(loader, f"scoring {split}"):
         columns = position[targets.cpu()]
-        with accelerator.autocast():
+        with session.autocast():
             encoded = predictor.encode(images)
             rows = evaluator.summarize(predictor.score_chunks(encoded), columns)
         evaluator.add_state(gather(rows))
         features = predictor.gap_features(encoded, columns.to(images.device))
         gaps.update(*gather((features, columns)))
     return gaps.compute()
-
-
-def _gatherer(accelerator: Accelerator) -> Callable[[Any], Any]:
-    """Return what makes a batch's rows of all processes, in the data's order, of those of each."""
-    if accelerator.num_processes == 1:
-        return lambda rows: rows
-    # What the last batch was filled up with, so that all processes have as much, is dropped again.
-    return lambda rows: accelerator.gather_for_metrics(send_to_device(rows, accelerator.device))
 
 
 class _Gaps:

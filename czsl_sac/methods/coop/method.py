@@ -2,6 +2,8 @@
 
 from czsl_sac.blocks.alignment import Aligner, Alignment
 from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.methods.coop.options import CoOpOptions
+from czsl_sac.methods.parts import alignment_head
 from czsl_sac.methods.prompt_tuning import PromptTuning
 from czsl_sac.space import CompositionSpace
 
@@ -26,6 +28,18 @@ class CoOp(PromptTuning):
         >>> [name for name, p in model.named_parameters() if p.requires_grad]
         ['prompts.context']
     """
+
+    Options = CoOpOptions
+
+    @classmethod
+    def build(cls, options: CoOpOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "CoOp":
+        """Return the method that options describe; the arguments are those of every method."""
+        return cls(
+            backbone,
+            space,
+            alignment=alignment_head(options, backbone),
+            template=options.template,
+        )
 
     def __init__(
         self,

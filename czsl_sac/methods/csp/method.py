@@ -2,6 +2,8 @@
 
 from czsl_sac.blocks.alignment import Aligner, Alignment
 from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.methods.csp.options import CSPOptions
+from czsl_sac.methods.parts import alignment_head
 from czsl_sac.methods.prompt_tuning import PromptTuning
 from czsl_sac.space import CompositionSpace
 
@@ -27,6 +29,19 @@ class CSP(PromptTuning):
         >>> [name for name, p in model.named_parameters() if p.requires_grad]
         ['prompts.attribute_vectors', 'prompts.object_vectors']
     """
+
+    Options = CSPOptions
+
+    @classmethod
+    def build(cls, options: CSPOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "CSP":
+        """Return the method that options describe; the arguments are those of every method."""
+        return cls(
+            backbone,
+            space,
+            alignment=alignment_head(options, backbone),
+            template=options.template,
+            dropout=options.prompt_dropout,
+        )
 
     def __init__(
         self,

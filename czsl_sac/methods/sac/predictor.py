@@ -63,7 +63,7 @@ class SACPredictor(ChunkedPredictor):
     @torch.no_grad()
     def encode(self, images: Tensor) -> EncodedImages:
         """Return tokens and condensed features of images `[B, 3, H, W]`."""
-        tokens = self.method.backbone.encode_image(images)
+        tokens = self.method.encode(images)
         return EncodedImages(tokens, None if self.condenser is None else self.condenser(tokens))
 
     @torch.no_grad()
