@@ -7,18 +7,20 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
+Precision = Literal["float32", "TF32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,26 @@ def fresh_run(
     finally:
         process.join()
     return run
+
+
+@contextmanager
+def products_in(precision: Precision, device: str) -> Iterator[None]:
+    """Compute matrix products in float32 without TF32, with it, or in bfloat16 by autocast.
+
+    Args:
+        precision: which of the three.
+        device: "cpu" or "cuda"; a CPU knows no TF32.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = precision != "float32"
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def environment(device: str = "cpu") -> dict[str, str]:

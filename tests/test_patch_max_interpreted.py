@@ -89,6 +89,10 @@ class TestInterpreted:
             (18, 5, 3, 16, False, "fp16"),  # more images than a group holds
             (1, 50, 9, 272, True, "bf16 fp16 fp32"),  # features left over in a step and in a tile
             (2, 1, 1, 32, False, "bf16 fp16 fp32"),
+            # more tiles than multiprocessors: persistent programs, with the class token on its own
+            (3, 257, 130, 80, False, "bf16 fp16"),
+            (17, 257, 3, 16, False, "fp16"),  # more images than its product has rows
+            (2, 200, 300, 48, True, "bf16"),  # a wide product, wider than what there is
         ],
     )
     def test_against_eager_and_float64(

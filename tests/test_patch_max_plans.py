@@ -51,7 +51,7 @@ def test_many_images_fit_the_grid(B: int, monkeypatch: pytest.MonkeyPatch) -> No
         triton_forward.launch(tokens, text, plan, with_indices=True, processors=2)
         triton_backward.launch_text_grad(grad, indices, tokens, text)
         triton_backward.launch_token_grad(
-            grad, indices, tokens, text, token_grad_plan(tokens.dtype)
+            grad, indices, tokens, text, token_grad_plan(20, tokens.dtype)
         )
     assert len(grids) == 8
     # what CUDA allows: 2³¹ − 1 programs in the first dimension, 65,535 in the others

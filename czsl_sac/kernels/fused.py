@@ -96,7 +96,7 @@ def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> 
             indices.contiguous(),
             tokens,
             _rows(_shared(text), aligned=False),
-            token_grad_plan(tokens.dtype),
+            token_grad_plan(text.shape[-2], tokens.dtype),
         )
 
 

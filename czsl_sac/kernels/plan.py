@@ -23,8 +23,11 @@ COVERS = (
     (256, 16),
 )
 
+# From this many tokens on one product of 256 columns in persistent programs is the faster.
+FEWEST_PERSISTENT = 161
+
 # Of the product for one token an image: images, texts and features of a step, stages; warps.
-LAST_TOKEN_BLOCK = (16, 32, 256, 4)
+LAST_TOKEN_BLOCK = (16, 32, 128, 3)
 LAST_TOKEN_WARPS = 4
 
 # Texts, features and images of a step of the text gradient's program, stages, warps: a gather,
@@ -32,10 +35,12 @@ LAST_TOKEN_WARPS = 4
 TEXT_GRAD_BLOCK = (8, 256, 2, 3)
 TEXT_GRAD_WARPS = 4
 
-# Wins that a program of the token gradient's ordering reads at a time, the least that hold all
-# wins of an image where one does; its warps.
-ORDER_BLOCKS = (1024, 8192)
-ORDER_WARPS = 8
+# Up to this many texts a program of the token gradient takes 64 tokens rather than 16.
+FEW_TEXTS = 2048
+
+# Wins that a program of the token gradient's ordering reads at a time; its warps.
+ORDER_BLOCK = 1024
+ORDER_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -108,23 +113,27 @@ def forward_plan(
     if not descriptors:
         return _cover(ForwardPlan(128, 32, 128, 0, (), 8, 4, descriptors=False), T)
     plan = _cover(ForwardPlan(128, 64, 256, 0, (), 8, 3, descriptors=True), T)
-    if not waves or plan.passes:
-        return plan
-    plan = replace(plan, persistent=True, stages=4, images=8)
-    if plan.full + 1 == T and not per_image:  # 16 columns in every step cost a fifth of the time
-        plan = replace(plan, widths=(plan.full,), last=True)
+    # One wide product keeps persistent programs busy; with several, or a narrow one, they lose.
+    if waves and FEWEST_PERSISTENT <= T <= plan.full:
+        return replace(plan, widths=(plan.full,), persistent=True, stages=4, images=8)
+    if waves and plan.full + 1 == T and not per_image:
+        # 16 columns in every step for the class token would cost a fifth of the time.
+        return replace(plan, widths=(plan.full,), persistent=True, stages=4, images=8, last=True)
     return plan
 
 
-def token_grad_plan(dtype: torch.dtype) -> TokenGradPlan:
+def token_grad_plan(C: int, dtype: torch.dtype) -> TokenGradPlan:
     """Return the plan of the token gradient.
 
     Args:
+        C: texts; few make few wins a token, and take more tokens to a program.
         dtype: of the inputs.
     """
     if dtype == torch.float32:  # exact products, without tensor cores
         return TokenGradPlan(16, 64, 32, 4, 1)
-    return TokenGradPlan(16, 128, 64, 4, 3)
+    if C <= FEW_TEXTS:
+        return TokenGradPlan(64, 128, 64, 4, 3)
+    return TokenGradPlan(16, 128, 128, 4, 3)
 
 
 def _cover(plan: ForwardPlan, T: int) -> ForwardPlan:

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from czsl_sac.kernels.plan import (
-    ORDER_BLOCKS,
+    ORDER_BLOCK,
     ORDER_WARPS,
     TEXT_GRAD_BLOCK,
     TEXT_GRAD_WARPS,
@@ -213,13 +213,9 @@ def launch_text_grad(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor
     return out
 
 
-def order_constants(plan: TokenGradPlan, dtype: torch.dtype, C: int) -> dict:
+def order_constants(plan: TokenGradPlan, dtype: torch.dtype) -> dict:
     """Return the compile-time arguments of the kernel that orders the wins."""
-    return {
-        "BL": plan.tokens,
-        "BLOCK": next((size for size in ORDER_BLOCKS if size >= C), ORDER_BLOCKS[-1]),
-        "SCALE": dtype == torch.float16,
-    }
+    return {"BL": plan.tokens, "BLOCK": ORDER_BLOCK, "SCALE": dtype == torch.float16}
 
 
 def token_grad_constants(plan: TokenGradPlan, dtype: torch.dtype, *, per_image: bool) -> dict:
@@ -265,7 +261,7 @@ def launch_token_grad(
         shrinks,
         C,
         tiles,
-        **order_constants(plan, tokens.dtype, C),
+        **order_constants(plan, tokens.dtype),
         num_warps=ORDER_WARPS,
     )
     token_grad_kernel[(B, tiles, triton.cdiv(D, plan.features))](
