@@ -126,5 +126,5 @@ def paired_difference(frame: pd.DataFrame) -> str:
 
 def _result(variant: str, seed: int, run_dir: Path, evaluation: dict[str, Any]) -> CZSLResult:
     preset = preset_for("scenes", "zero-shot" if variant == "zero-shot" else "sac")
-    finish_run(replace(preset, seed=seed).with_method(**VARIANTS[variant]), run_dir)
+    finish_run(replace(preset, seed=seed).with_options(**VARIANTS[variant]), run_dir)
     return TrainedRun.load(run_dir, **evaluation).evaluate()

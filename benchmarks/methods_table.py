@@ -108,7 +108,7 @@ def configuration(
         lr: learning rate; None takes the preset's.
     """
     method, own = METHODS[name]
-    preset = preset_for("scenes", method).with_method(alignment=alignment, **own)
+    preset = preset_for("scenes", method).with_options(alignment=alignment, **own)
     return replace(
         preset,
         data=replace(preset.data, images_per_pair=options.images_per_pair),

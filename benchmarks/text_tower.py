@@ -39,11 +39,11 @@ from benchmarks.measure import (
     peak_extra_memory,
     products_in,
 )
+from benchmarks.shared_data import SHARED
 from czsl_sac.clip import SoftPrompts
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.sources.openai import OpenAITokenizer, import_clip
 
-SPLITS = Path(__file__).parents[2] / "shared/data/splits"
 WIDTH, LAYERS, HEADS, DIM = 768, 12, 12, 768
 MODES = ("forward", "forward+backward")
 WAYS = ("shared", "8 tokens", "16 tokens", "77 tokens")
@@ -219,7 +219,7 @@ class Setting:
 def load_pairs(case: Case) -> Tensor:
     """Return the pairs [C, 2] of a case, sorted: of its files, or as many drawn at random."""
     everything = torch.cartesian_prod(torch.arange(case.attributes), torch.arange(case.objects))
-    file = SPLITS / case.split / "train_pairs.txt"
+    file = SHARED / "splits" / case.split / "train_pairs.txt"
     if case.compositions == len(everything):
         return everything
     if not file.is_file():

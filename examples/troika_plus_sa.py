@@ -108,7 +108,7 @@ def configuration(
         data, optim = replace(data, images_per_pair=12), replace(optim, epochs=3)
     backbone = options.backbone or preset.backbone.backbone
     return replace(
-        preset.with_method(
+        preset.with_options(
             alignment=alignment,
             legacy_patch_norm=options.legacy,
             legacy_eval_mode=options.legacy,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from czsl_sac.data.standard import METADATA, SPLIT
+from czsl_sac.data.sources.standard import METADATA, SPLIT
 
 LOOK = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 """What every data set of image files needs to know of the backbone."""

@@ -80,21 +80,23 @@ def test_layers_and_refusals_leave_the_module_as_it_was() -> None:
     for options, message in (
         (
             {"layers": [0, 3]},
-            r"layers must be some of 0..2, the blocks of the module, got \[0, 3\]",
+            r"layers is \[0, 3\] but must be some of 0 to 2, the blocks of the module: choose",
         ),
-        ({"layers": []}, "layers must be some of 0..2"),
-        ({"bottleneck": 0}, "bottleneck must be at least 1, got 0"),
-        ({"dropout": 1.0}, "dropout must be in"),
+        ({"layers": []}, r"layers is \[\] but must be some of 0 to 2"),
+        ({"bottleneck": 0}, "bottleneck is 0 but must be at least 1: raise it"),
+        ({"dropout": 1.0}, r"dropout is 1.0 but must be below 1.0: lower it"),
     ):
         with pytest.raises(ValueError, match=message):
             apply_adaptformer(tower, **options)
     assert list(tower.state_dict()) == keys
     apply_adaptformer(tower, layers=[2])
     assert [block.attn_adapter is not None for block in tower.resblocks] == [False, False, True]
-    with pytest.raises(ValueError, match="already has adapters"):
+    with pytest.raises(ValueError, match="module has adapters already but must be plain"):
         apply_adaptformer(tower)
     assert tower.resblocks[0].attn_adapter is None
-    with pytest.raises(ValueError, match="no block that AdaptFormer knows, got Linear"):
+    with pytest.raises(
+        ValueError, match="module is a Linear without blocks but must hold some: give a tower"
+    ):
         apply_adaptformer(nn.Linear(2, 2))
 
 

@@ -85,9 +85,11 @@ def test_activations():
     x = torch.linspace(-4, 4, 9)
     assert_close(QuickGELU()(x), x / (1 + torch.exp(-1.702 * x)))
     assert isinstance(ResidualAttentionBlock(8, 2, activation="gelu").mlp.gelu, nn.GELU)
-    with pytest.raises(ValueError, match=r"activation must be one of .*'relu'"):
+    with pytest.raises(
+        ValueError, match=r"activation is 'relu' but must be one of quick_gelu, gelu"
+    ):
         ResidualAttentionBlock(8, 2, activation="relu")
-    with pytest.raises(ValueError, match="num_heads must divide width, got num_heads=3"):
+    with pytest.raises(ValueError, match="num_heads is 3 but must divide the width 8"):
         Attention(8, 3)
 
 
@@ -176,24 +178,30 @@ def test_text_tower_chunks_are_exact_and_bounded():
 
 def test_text_tower_errors():
     tower = text_tower()
-    with pytest.raises(ValueError, match=r"13 tokens a prompt, the tower takes at most 12"):
+    with pytest.raises(
+        ValueError, match=r"embeddings has 13 tokens a prompt but must have at most 12"
+    ):
         tower.encode_embeddings(torch.zeros(2, 13, 8), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"embeddings must have shape \[P, n, 8\]"):
+    with pytest.raises(
+        ValueError, match=r"embeddings has the shape \[2, 8\] but must be \[P, n, 8\]"
+    ):
         tower.encode_embeddings(torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="eot must hold one position for each of the 2 prompts"):
+    with pytest.raises(ValueError, match=r"eot has the shape \[3\] but must be \[2\]"):
         tower.encode_embeddings(torch.zeros(2, 3, 8), torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+    with pytest.raises(ValueError, match="chunk_size is 0 but must be at least 1"):
         text_tower(chunk_size=0)
 
 
 def test_config_is_checked():
     assert CLIPConfig(**asdict(SMALL)) == SMALL
     assert SMALL.num_patches == 16
-    with pytest.raises(ValueError, match="image_size must be a multiple of patch_size"):
+    with pytest.raises(ValueError, match="image_size is 30 but must be a multiple of patch_size 8"):
         replace(SMALL, image_size=30)
-    with pytest.raises(ValueError, match="patch_size must be a power of two with stem='conv'"):
+    with pytest.raises(
+        ValueError, match="patch_size is 12 but must be a power of two with stem='conv'"
+    ):
         replace(SMALL, stem="conv", image_size=36, patch_size=12)
-    with pytest.raises(ValueError, match="stem must be 'patch' or 'conv'"):
+    with pytest.raises(ValueError, match="stem is 'resnet' but must be one of patch, conv"):
         replace(SMALL, stem="resnet")
 
 
@@ -223,9 +231,11 @@ def test_initialisation_is_clips():
 
 def test_backbone_errors():
     backbone = CLIPBackbone(SMALL, WORDS)
-    with pytest.raises(ValueError, match=r"images must have shape \[B, 3, 32, 32\], got \[2, 3, 6"):
+    with pytest.raises(
+        ValueError, match=r"images has the shape \[2, 3, 64, 64\] but must be \[B, 3, 32"
+    ):
         backbone.encode_image(torch.zeros(2, 3, 64, 64))
-    with pytest.raises(ValueError, match=r"end-of-text token 19 in every row, missing in row 1"):
+    with pytest.raises(ValueError, match=r"ids has row 1 without the end-of-text token 19"):
         backbone.encode_text(torch.tensor([[18, 3, 19], [18, 4, 5]]))
 
 

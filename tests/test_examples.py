@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from czsl_sac.data.standard import SPLIT
+from czsl_sac.data.sources.standard import SPLIT
 from czsl_sac.training.presets import preset_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -42,7 +42,7 @@ def test_the_configuration_is_the_published_one_on_the_real_data() -> None:
     )
     assert config.backbone.backbone == "ViT-B/32"
     assert (config.backbone.train_backbone, config.data.data_root) == ("adaptformer", root)
-    assert config.model == expected.with_method(alignment="patch_max").model
+    assert config.method == expected.with_options(alignment="patch_max").method
     assert (config.optim, config.seed) == (expected.optim, 1)
     legacy = TROIKA.configuration(TROIKA.Options(legacy=True, epochs=7), "cls", 0)
     assert (legacy.method.legacy_patch_norm, legacy.method.legacy_eval_mode) == (True, True)
@@ -92,8 +92,8 @@ def test_the_real_data_set_is_a_matter_of_options(
     assert {path.name for path in runs.iterdir()} == {
         f"mit-states-{alignment}-0" for alignment in ("cls", "patch_max")
     }
-    with pytest.raises(SystemExit, match="holds a run of other settings"):
-        TROIKA.main([*arguments[:-4], "--epochs", "2", "--runs", str(runs)])
+    with pytest.raises(ValueError, match="legacy_patch_norm is True but must be False, as the run"):
+        TROIKA.main([*arguments, "--legacy"])
 
 
 def test_the_table_pairs_the_runs_by_their_seed() -> None:

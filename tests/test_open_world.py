@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from plain_parts import SPACES, random_backbone, randomize
+from tiny_runs import options_of
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
@@ -50,8 +51,9 @@ def make(name: str, alignment: str = "patch_max") -> CZSLMethod:
     backbone = random_backbone().float()
     if name == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    model = options_of(name, alignment=alignment, chunk_size=2)
-    method = build_method(TrainConfig(method=model), backbone, Pictures.space)
+    chunks = {"chunk_size": 2} if name in ("dfsp", "troika") else {}
+    options = options_of(name, alignment=alignment, **chunks)
+    method = build_method(TrainConfig(method=options), backbone, Pictures.space)
     randomize(method)
     return method.eval()
 
@@ -62,9 +64,8 @@ def evaluate(method: CZSLMethod, split: str = "test", **options: object) -> CZSL
         method,
         Pictures(),
         split,
-        Session(),
+        Session(batch_size=BATCH),
         OpenWorld(**options),
-        batch_size=BATCH,
         protocol=protocol,
     )
 
@@ -95,7 +96,7 @@ def one_by_one(
 
     def at(threshold: float, scores: Tensor, targets: Tensor) -> CZSLResult:
         evaluator = CZSLEvaluator(world, protocol=protocol)
-        masked = mask_infeasible(scores, feasibility, threshold, world.seen_mask, rule)
+        masked = mask_infeasible(scores, feasibility, threshold, world.seen_mask, rule=rule)
         evaluator.update(masked, targets)
         return evaluator.compute()
 
@@ -177,7 +178,7 @@ def test_word_vectors_from_a_file(tmp_path: Path) -> None:
 
 def test_the_gap_is_that_of_the_features_compared() -> None:
     method, space = make("sac"), Pictures.space
-    result = evaluate_method(method, Pictures(), "test", Session(), batch_size=5)
+    result = evaluate_method(method, Pictures(), "test", Session(batch_size=5))
     images, targets = Pictures().split("test").tensors
     with torch.no_grad():
         predictor = method.predictor(space)

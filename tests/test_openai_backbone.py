@@ -163,35 +163,37 @@ def test_loads_saved_state_dict(openai_model, tmp_path):
 
 
 def test_loading_errors(openai_model, tmp_path):
-    with pytest.raises(ValueError, match=r"unknown backbone 'ViT-L14': give one of ViT-B/32.*tiny"):
+    with pytest.raises(
+        ValueError,
+        match=r"backbone is 'ViT-L14' but must be one of ViT-B/32.*tiny.*: did you mean ViT-L/14",
+    ):
         load_backbone("ViT-L14")
     for missing in ("no/such.pt", tmp_path / "ViT-L14"):
         with pytest.raises(FileNotFoundError, match=r"there is no file .* to read CLIP's weights"):
             load_backbone(missing)
-    with pytest.raises(ValueError, match=r"'RN50' is a ResNet CLIP, .*: take one of ViT-B/32"):
+    with pytest.raises(
+        ValueError, match=r"backbone is 'RN50', a ResNet CLIP, .*: take one of ViT-B/32"
+    ):
         load_backbone("RN50")
-    resnet = import_clip().method.CLIP(64, 32, (1, 1, 1, 1), 8, None, 8, 20, 64, 1, 1)
-    with pytest.raises(ValueError, match="state_dict holds a ResNet CLIP"):
+    resnet = import_clip().model.CLIP(64, 32, (1, 1, 1, 1), 8, None, 8, 20, 64, 1, 1)
+    with pytest.raises(ValueError, match="state_dict is a ResNet CLIP's"):
         load_openai(resnet)
-    with pytest.raises(ValueError, match=r"not hold the weights of an OpenAI CLIP: 'visual.conv1"):
+    with pytest.raises(
+        ValueError, match=r"state_dict is without 'visual.conv1.weight' but must be that of an"
+    ):
         load_openai(nn.Linear(2, 2))
     weights = openai_model.state_dict()
     del weights["visual.ln_post.bias"]
-    with pytest.raises(
-        ValueError, match=r"missing \['visual.ln_post.bias'\], unexpected \['text.x"
-    ):
+    with pytest.raises(ValueError, match=r"is without \['visual.ln_post.bias'\] and has \['text.x"):
         CLIPBackbone.from_openai_state_dict({**weights, "x": torch.zeros(1)}, OpenAITokenizer())
     text = tmp_path / "text.pt"
     text.write_text("not weights")
-    with pytest.raises(ValueError, match="neither an archive of OpenAI's CLIP nor a state dict"):
+    with pytest.raises(ValueError, match=r"text.pt is damaged or of another kind but must be"):
         load_backbone(text)
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as file:
         file.writestr("a", "b")
-    with pytest.raises(ValueError, match="neither an archive of OpenAI's CLIP nor a state dict"):
+    with pytest.raises(ValueError, match=r"zip.pt is damaged or of another kind but must be"):
         load_backbone(tmp_path / "zip.pt")
-    torch.save({"state_dict": weights}, tmp_path / "nested.pt")
-    with pytest.raises(ValueError, match="must hold a state dict, names to tensors"):
-        load_backbone(tmp_path / "nested.pt")
 
 
 def test_tokenizer_equals_clips():
@@ -205,7 +207,7 @@ def test_tokenizer_equals_clips():
     assert OpenAITokenizer(context_length=9)(["wet"]).shape == (1, 9)
     with pytest.raises(ValueError, match=r"one of 80 tokens, .* at most 77: shorten 'cat cat"):
         tokenizer(["wet", "cat " * 78])
-    with pytest.raises(TypeError, match="texts must be a sequence of strings, got the string"):
+    with pytest.raises(TypeError, match="texts is the string 'wet cat' but must be several"):
         tokenizer("wet cat")
 
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plain_parts import SPACES, batch, random_backbone, randomize
+from tiny_runs import options_of
 
 from czsl_sac.blocks import PatchMaxAligner
 from czsl_sac.clip import apply_adaptformer
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 
 SPACE = SPACES["usual"]
 WORLD = SPACE.open_world()
@@ -22,10 +23,13 @@ def make(name: str, alignment: str) -> CZSLMethod:
     backbone = random_backbone().float()
     if name == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    options = {"fusion": name} if "2" in name else {}
-    model = options_of("dfsp",  if "2" in name else name, alignment=alignment, chunk_size=2, **options
-    )
-    method = build_method(TrainConfig(method=model), backbone, SPACE)
+    own = {
+        "txt2img": {"method": "dfsp", "fusion": name},
+        "img2txt": {"method": "dfsp", "fusion": name, "chunk_size": 2},
+        "troika": {"method": name, "chunk_size": 2},
+    }
+    options = options_of(alignment=alignment, **own.get(name, {"method": name}))
+    method = build_method(TrainConfig(method=options), backbone, SPACE)
     randomize(method)
     return method.eval()
 

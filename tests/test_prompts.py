@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.config import CLIPConfig
+from czsl_sac.clip.prefix_tree import FixedPrompts
 from czsl_sac.clip.prompts import SoftPrompts, clean_name
 from czsl_sac.clip.sources.openai import OpenAITokenizer
 
@@ -118,6 +119,36 @@ def test_chunks_give_the_same_features_and_gradients(backbone, monkeypatch):
         assert_close(got, want)
 
 
+def test_the_same_pairs_are_prepared_once(backbone, monkeypatch):
+    prompts, pairs = make(backbone), PAIRS.clone()
+    made = []
+
+    def spy(symbols):
+        made.append(len(symbols))
+        return FixedPrompts(symbols)
+
+    monkeypatch.setattr("czsl_sac.clip.prompts.FixedPrompts", spy)
+    features = prompts(pairs)
+    assert sorted(made) == [2, 3, 4]
+    for again, first in zip(prompts(pairs), features, strict=True):
+        assert torch.equal(again, first)
+    embedded = prompts.embed_compositions(pairs)
+    last = torch.full((4,), embedded.shape[1] - 1)
+    assert_close(backbone.text.encode_embeddings(embedded, last), features[0])
+    assert len(made) == 3
+    pairs[0] = torch.tensor([2, 1])  # the same tensor, changed in place
+    changed = prompts.compositions(pairs)
+    assert len(made) == 4
+    assert_close(changed[0], prompts.compositions(PAIRS[3:])[0])
+    assert_close(changed[1:], features[0][1:])
+    assert torch.equal(copy.deepcopy(prompts).compositions(pairs), prompts.compositions(pairs))
+    with torch.inference_mode():  # in which torch counts no changes
+        pairs = PAIRS.clone()
+        prompts.compositions(pairs)
+        pairs[0] = torch.tensor([2, 1])
+        assert_close(prompts.compositions(pairs), changed)
+
+
 def test_dropout_is_on_the_whole_table_in_training_alone(backbone):
     prompts = make(backbone, dropout=0.5)
     plain = make(backbone)
@@ -169,20 +200,26 @@ def test_errors(backbone):
     tower, tokenizer = backbone.text, backbone.tokenizer
     with pytest.raises(ValueError, match=r"attributes has the name '\.', which holds no word"):
         SoftPrompts(tower, tokenizer, ["."], OBJECTS)
-    with pytest.raises(
-        ValueError, match=r"objects must be a sequence of one or more names, got \["
-    ):
+    with pytest.raises(ValueError, match=r"objects is \[\] but must be one or more names"):
         SoftPrompts(tower, tokenizer, ATTRIBUTES, [])
-    with pytest.raises(ValueError, match=r"attributes must be a sequence of .*, got 'wet'"):
+    with pytest.raises(ValueError, match=r"attributes is 'wet' but must be one or more names"):
         SoftPrompts(tower, tokenizer, "wet", OBJECTS)
-    with pytest.raises(ValueError, match=r"template 'a a .* 84 tokens, .* at most 77: shorten it"):
+    with pytest.raises(
+        ValueError,
+        match=r"template is 'a a .* 84 tokens, but they must have at most 77, .*: shorten it",
+    ):
         make(backbone, template="a " * 80)
-    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match=r"dropout is 1.0 but must be below 1.0"):
         make(backbone, dropout=1.0)
     prompts = make(backbone)
-    with pytest.raises(ValueError, match=r"pairs must be integers of shape \[K, 2\], .* \[4\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"pairs is torch.int64 of shape \[4\] but must be integers of shape \[K, 2\]",
+    ):
         prompts.compositions(PAIRS[:, 0])
-    with pytest.raises(ValueError, match=r"pairs must be integers .* torch.float32"):
+    with pytest.raises(
+        ValueError, match=r"pairs is torch.float32 of shape \[4, 2\] but must be integers"
+    ):
         prompts(PAIRS.float())
 
 

@@ -159,9 +159,8 @@ def test_staged_schedule_trains_one_part_after_the_other() -> None:
     assert not any(name.startswith("condenser.") for name in gradients(model, "align"))
     assert all(name.startswith("condenser.") for name in gradients(model, "condense"))
     names = {id(p): name for name, p in model.named_parameters()}
-    for stage, group in (("align", "base"), ("condense", "condenser")):
+    for stage in model.stages:
         (only,) = model.parameter_groups(stage)
-        assert only.name == group
         assert {names[id(p)] for p in only.parameters} == set(gradients(model, stage))
     model.train_stage("condense")
     assert model.condenser.training

@@ -188,8 +188,8 @@ def test_what_is_no_plain_clip_of_open_clip_is_refused():
         ({"pool_type": "avg"}, "its image feature is not that of the class token"),
         ({"attentional_pool": True}, "its image feature is not that of the class token"),
         ({"image_size": (48, 32)}, r"its images are not square but \(48, 32\) pixels"),
-        ({"ls_init_value": 0.1}, r"unexpected \['visual.transformer.resblocks.0.ls_1.gamma'"),
-        ({"no_ln_pre": True}, r"missing \['visual.ln_pre.bias', 'visual.ln_pre.weight'\]"),
+        ({"ls_init_value": 0.1}, r"and has \['visual.transformer.resblocks.0.ls_1.gamma'"),
+        ({"no_ln_pre": True}, r"is without \['visual.ln_pre.bias', 'visual.ln_pre.weight'\]"),
         ({"norm_kwargs": {"eps": 1e-6}}, "its layer norms have eps=1e-06 instead of 1e-5"),
         ({"act_kwargs": {"approximate": "tanh"}}, r"its activations are GELU\(approximate='tanh'"),
     ):
@@ -205,20 +205,29 @@ def test_what_is_no_plain_clip_of_open_clip_is_refused():
         with pytest.raises(ValueError, match=message):
             from_open_clip(model, words)
         model = open_clip_model()
-    with pytest.raises(ValueError, match=r"joint space, it is a Linear: take an open_clip.CLIP"):
+    with pytest.raises(
+        ValueError, match=r"joint space, but it is a Linear: take an open_clip.CLIP"
+    ):
         from_open_clip(nn.Linear(1, 1), words)
-    with pytest.raises(ValueError, match=r"tokenizer must be one of open_clip's .*, got function"):
+    with pytest.raises(ValueError, match=r"tokenizer is a function but must be one of open_clip's"):
         from_open_clip(model, library.tokenize)
     big = library.SimpleTokenizer(additional_special_tokens=["<x>"])
     big.eot_token_id = 49408
-    with pytest.raises(ValueError, match="has the id 49408 but the model knows 49408 ids"):
+    with pytest.raises(ValueError, match="has the id 49408 but must be within the 49408 ids"):
         from_open_clip(model, big)
-    with pytest.raises(ValueError, match=r"one of open_clip, not of clip: call .*from_open_clip\("):
+    with pytest.raises(
+        ValueError, match=r"a model of open_clip but must be one of clip: call .*from_open_clip\("
+    ):
         load_backbone(model)
-    with pytest.raises(ValueError, match=r"names no weights: write open_clip:MODEL/PRETRAINED"):
+    with pytest.raises(
+        ValueError,
+        match=r"must name weights too: write open_clip:ViT-B-32/PRETRAINED, .*laion2b_s34b",
+    ):
         load_backbone("open_clip:ViT-B-32")
-    with pytest.raises(ValueError, match=r"open_clip could not make 'ViT-B-33/openai'"):
+    with pytest.raises(ValueError, match=r"open_clip is 'ViT-B-33' but must .* you mean ViT-B-32"):
         load_backbone("open_clip:ViT-B-33/openai")
+    with pytest.raises(ValueError, match=r"weights of ViT-B-32 is 'opena1' .* you mean openai"):
+        load_backbone("open_clip:ViT-B-32/opena1")
 
 
 def test_what_is_no_clip_of_transformers_is_refused(clip_tokenizer):
@@ -227,18 +236,25 @@ def test_what_is_no_clip_of_transformers_is_refused(clip_tokenizer):
         ({"act": "relu"}, "hidden_act='relu' in its CLIPVisionConfig"),
         ({"text": {"hidden_act": "gelu"}}, "'quick_gelu' in the vision tower and 'gelu'"),
         ({"vision": {"layer_norm_eps": 1e-6}}, "layer_norm_eps=1e-06 in its CLIPVisionConfig"),
-        ({"text": {"intermediate_size": 100}}, "intermediate_size 100, .* = 256"),
-        ({"text": {"eos_token_id": 5}}, "ends texts with the id 49407 .* reads them at 5"),
-        ({"text": {"vocab_size": 99, "eos_token_id": 2}}, "the id 49407 .* knows 99 ids"),
+        ({"text": {"intermediate_size": 100}}, "intermediate_size 100 but must have .* = 256"),
+        ({"text": {"eos_token_id": 5}}, "ends texts with the id 49407 but must end them with 5"),
+        (
+            {"text": {"vocab_size": 99, "eos_token_id": 2}},
+            "the id 49407 but must be within the 99 ids",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             from_transformers(transformers_model(**changes), clip_tokenizer)
     model = transformers_model()
-    with pytest.raises(ValueError, match=r"must be a transformers.CLIPModel, .* CLIPVisionModel$"):
+    with pytest.raises(
+        ValueError, match=r"model is a CLIPVisionModel but must be a transformers.CLIPModel"
+    ):
         from_transformers(model.vision_model, clip_tokenizer)
-    with pytest.raises(ValueError, match=r"tokenizer must be .* CLIPProcessor, got object"):
+    with pytest.raises(ValueError, match=r"tokenizer is a object but must be the model's"):
         from_transformers(model, object())
-    with pytest.raises(ValueError, match=r"one of transformers, .* call .*from_transformers\("):
+    with pytest.raises(
+        ValueError, match=r"a model of transformers but must .* call .*from_transformers\("
+    ):
         load_backbone(model)
     assert library.CLIPModel is type(model)
 

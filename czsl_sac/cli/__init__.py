@@ -19,8 +19,11 @@ _COMMANDS = {
     "evaluate": "score a finished run on a split",
     "predict": "name the compositions that image files show",
     "report": "make a page about a finished run",
+    "compare": "show finished runs side by side",
+    "reproduce": "measure the paper's tables and figures",
     "split": "split your own images into training, validation and test",
     "check-data": "show what is in a data set and what is wrong with it",
+    "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
 }
 

@@ -127,7 +127,7 @@ def parse(arguments: list[str]) -> EvaluateOptions | None:
     # The run decides which options there are.
     folders = [Path(a) for a in arguments if not a.startswith("-")]
     run = next((path for path in folders if (path / "config.json").is_file()), None)
-    if run is None and folders[:1] == [Path(arguments[0])]:
+    if run is None and folders and folders[0] == Path(arguments[0]):
         run = folders[0]
     default = None if run is None else EvaluateOptions(run, method=read_config(run).method)
     return parse_options(EvaluateOptions, "evaluate", arguments, default=default)

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
 import tyro
@@ -174,13 +176,12 @@ def _one_sentence(command: str) -> Iterator[None]:
     except SystemExit:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())
         rows = [row.strip(" │|+-─╭╮╰╯") for row in plain.splitlines()[1:]]
-        message = " ".join(_until_rule(rows))
+        # Options are flat on the command line, so the group that holds the faulty one says nothing.
+        message = re.sub(r"^Error parsing [\w.]+: ", "", " ".join(_first_block(rows)))
         raise ValueError(f"{message} (czsl-sac {command} --help lists the options)") from None
 
 
-def _until_rule(rows: list[str]) -> Iterator[str]:
+def _first_block(rows: list[str]) -> Iterator[str]:
     """The first block of text of a box: what follows a rule is tyro's advice."""
-    for row in rows:
-        if not row:
-            return
-        yield row
+    # Without Unicode a rule parts the title from it.
+    return takewhile(bool, dropwhile(operator.not_, rows))

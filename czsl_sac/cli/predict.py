@@ -1,5 +1,6 @@
 """`czsl-sac predict`: compositions of image files, by a finished run."""
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import tyro
 
+from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
+from czsl_sac.wording import counted, printable
 
 if TYPE_CHECKING:
     from czsl_sac.predict.predictions import Prediction
@@ -52,9 +55,8 @@ class PredictOptions:
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images is empty: name image files, folders or patterns after the run")
-        for name, value in (("top_k", self.top_k), ("batch_size", self.batch_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_range("top_k", self.top_k, low=1)
+        check_range("batch_size", self.batch_size, low=1)
         if self.heatmaps_for is not None and self.heatmaps is None:
             raise ValueError("heatmaps_for is given but no folder for them: add --heatmaps DIR")
         _check_writable("output", self.output, folder=False)
@@ -121,8 +123,11 @@ def _write_file(
 def _write(
     predictor: "RunPredictor", paths: list[Path], options: PredictOptions, stream: TextIO
 ) -> None:
-    from czsl_sac.predict.formats import write_predictions
+    from czsl_sac.predict.formats import UNENCODABLE, write_predictions
     from czsl_sac.predict.predictions import top_predictions
+
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=UNENCODABLE)
 
     def predictions() -> "Iterator[Prediction]":
         # Lines that appear one by one on a terminal leave no room for a bar.
@@ -138,19 +143,19 @@ def _name(unreadable: Sequence[str]) -> None:
     from tqdm import tqdm
 
     for problem in unreadable:
-        tqdm.write(f"czsl-sac: {problem}", file=sys.stderr)
+        tqdm.write(f"czsl-sac: {printable(problem)}", file=sys.stderr)
 
 
 def _summarise(options: PredictOptions, found: int, missing: int, unreadable: int) -> None:
     predicted = found - unreadable
-    said = [f"{predicted} image{'s' if predicted != 1 else ''} predicted"]
+    said = [f"{counted(predicted, 'image')} predicted"]
     if missing + unreadable:
         said.append(f"{missing + unreadable} could not be read")
     if options.heatmaps is not None:
         said.append(f"heat maps in {options.heatmaps}")
     if options.output is not None:
         said.append(f"written to {options.output}")
-    print("; ".join(said), file=sys.stderr)
+    print(printable("; ".join(said)), file=sys.stderr)
     if options.adapt:
         note = "The memory bank was updated on these images: transductive predictions."
         print(note, file=sys.stderr)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from czsl_sac.clip.adapters.lora import merged_state_dict
+from czsl_sac.clip.checkpoints import plain_weights
 from czsl_sac.clip.checksum import weights_checksum
-from czsl_sac.clip.config import CLIPConfig, infer_config
+from czsl_sac.clip.config import ARCHIVE_CONSTANTS, CLIPConfig, infer_config
 from czsl_sac.clip.text_tower import TextTower, Tokenizer
 from czsl_sac.clip.vision import VisionTower
 
@@ -16,6 +17,7 @@ __all__ = [
     "OPENAI_MEAN",
     "OPENAI_STD",
     "CLIPBackbone",
+    "check_weights",
 ]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -39,15 +41,16 @@ class CLIPBackbone(nn.Module):
         text: prompts to features, a `TextTower`.
         logit_scale: logarithm of 1/τ, a scalar parameter.
 
-    >>> from types import SimpleNamespace
-    >>> words = SimpleNamespace(sot=18, eot=19)
-    >>> backbone = CLIPBackbone(CLIPConfig(16, 32, 8, 24, 2, 2, 8, 20, 12, 2, 2), words)
-    >>> backbone.encode_image(torch.zeros(3, 3, 32, 32)).shape
-    torch.Size([3, 17, 16])
-    >>> backbone.encode_text(torch.tensor([[18, 3, 4, 19, 0]])).shape
-    torch.Size([1, 16])
-    >>> round(backbone.temperature, 3)
-    0.07
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> words = SimpleNamespace(sot=18, eot=19)
+        >>> backbone = CLIPBackbone(CLIPConfig(16, 32, 8, 24, 2, 2, 8, 20, 12, 2, 2), words)
+        >>> backbone.encode_image(torch.zeros(3, 3, 32, 32)).shape
+        torch.Size([3, 17, 16])
+        >>> backbone.encode_text(torch.tensor([[18, 3, 4, 19, 0]])).shape
+        torch.Size([1, 16])
+        >>> round(backbone.temperature, 3)
+        0.07
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class CLIPBackbone(nn.Module):
         return self._base_checksum or weights_checksum(self)
 
     def remember_base(self) -> None:
-        """Keeps today's `base_checksum`, before the weights are stored in lower precision."""
+        """Keep today's `base_checksum`, before the weights are stored in lower precision."""
         self._base_checksum = self.base_checksum
 
     @property
@@ -107,46 +110,49 @@ class CLIPBackbone(nn.Module):
         return float(self.logit_scale.detach().neg().exp())
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encodes images as tokens.
+        """Encode images as tokens.
 
         Args:
-            images: [B, 3, H, W], see `VisionTower.forward`; or tokens [B, T, D] or [B, 1, D] that
-                this method gave before, as a feature cache keeps them, which are given back.
+            images: `[B, 3, H, W]`, see `VisionTower.forward`; or tokens `[B, T, D]` of any number
+                from 1 to L + 1 that this method gave before, as a feature cache keeps them, which
+                are given back.
 
         Returns:
-            Tokens [B, T, D], class token first; not normalised.
+            Tokens `[B, T, D]`, class token first; not normalised.
 
         Raises:
-            ValueError: if the shape is none of these.
+            ValueError: the shape is none of these.
         """
         if images.dim() != 3:
             return self.visual(images)
-        lengths = (1, self.config.num_patches + 1)
-        if images.shape[1] not in lengths or images.shape[2] != self.embed_dim:
+        most = self.config.num_patches + 1
+        if not 1 <= images.shape[1] <= most or images.shape[2] != self.embed_dim:
+            side = self.image_size
             raise ValueError(
-                f"images has the shape {list(images.shape)}, which is neither images "
-                f"[B, 3, {self.image_size}, {self.image_size}] nor tokens "
-                f"[B, {lengths[1]}, {self.embed_dim}]"
+                f"images has the shape {list(images.shape)} but must be [B, 3, {side}, {side}], or "
+                f"tokens [B, 1 to {most}, {self.embed_dim}]: resize the images, or take tokens of "
+                "this backbone."
             )
         return images
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """Encodes token ids, as the tokenizer gives them, as features [P, D], not normalised.
+        """Encode token ids, as the tokenizer gives them, as features `[P, D]`, not normalised.
 
         Args:
-            ids: [P, n] int64, n ≤ `context_length`, each row with an end-of-text token.
+            ids: `[P, n]` int64, n ≤ `context_length`, each row with an end-of-text token.
 
         Returns:
-            Features [P, D].
+            Features `[P, D]`.
 
         Raises:
-            ValueError: if a row has no end-of-text token.
+            ValueError: a row has no end-of-text token.
         """
         is_end = ids == self.tokenizer.eot
         if not torch.compiler.is_compiling() and not bool(is_end.any(dim=-1).all()):
             raise ValueError(
-                f"ids must hold the end-of-text token {self.tokenizer.eot} in every row, missing "
-                f"in row {int(is_end.any(dim=-1).int().argmin())}: take ids from the tokenizer"
+                f"ids has row {int(is_end.any(dim=-1).int().argmin())} without the end-of-text "
+                f"token {self.tokenizer.eot} but every row must have it: take ids from the "
+                "tokenizer."
             )
         return self.text(ids, is_end.int().argmax(dim=-1))
 
@@ -161,14 +167,15 @@ class CLIPBackbone(nn.Module):
         mean: tuple[float, float, float] = OPENAI_MEAN,
         std: tuple[float, float, float] = OPENAI_STD,
     ) -> "CLIPBackbone":
-        """Builds a backbone from weights in OpenAI's layout, copied and cast to float32.
+        """Build a backbone from weights in OpenAI's layout, copied and cast to float32.
 
         Args:
-            state_dict: of any of OpenAI's vision transformers, of whatever float type.
+            state_dict: of any of OpenAI's vision transformers, of whatever float type, as
+                `plain_weights` takes it.
             tokenizer: turns texts into ids of the text tower's vocabulary.
             name: for printouts and checkpoints.
-            config: the sizes. By default read off the weights; heads and activation leave no
-                trace in weights and are taken to be OpenAI's, 64 channels a head and QuickGELU.
+            config: the sizes; None reads them off the weights. Heads and activation leave no
+                trace in weights and are then OpenAI's, 64 channels a head and QuickGELU.
             mean: what to subtract from each colour of an image in [0, 1].
             std: what to divide it by afterwards.
 
@@ -176,50 +183,65 @@ class CLIPBackbone(nn.Module):
             The backbone, in evaluation mode.
 
         Raises:
-            ValueError: if the weights are a ResNet's, or not a CLIP's.
+            ValueError: the weights are a ResNet's, or not a CLIP's.
         """
         weights = {
             _from_openai(key): value.detach().to(
                 torch.float32, copy=True, memory_format=torch.contiguous_format
             )
-            for key, value in state_dict.items()
-            if key not in _ARCHIVE_CONSTANTS
+            for key, value in plain_weights(state_dict).items()
+            if key not in ARCHIVE_CONSTANTS
         }
         if config is None:
-            config = infer_config(state_dict)
+            config = infer_config(plain_weights(state_dict))
         with torch.device("meta"):  # the random draw would take longer than the loading
             backbone = cls(config, tokenizer, name=name, mean=mean, std=std)
-        expected = backbone.state_dict().keys()
-        if expected != weights.keys():
-            raise ValueError(
-                "state_dict does not hold the weights of a CLIP with a vision transformer: "
-                f"missing {sorted(expected - weights.keys())[:3]}, unexpected "
-                f"{sorted(weights.keys() - expected)[:3]} (at most three of each are shown)"
-            )
+        check_weights(backbone, weights)
         backbone.load_state_dict(weights, assign=True)
         return backbone.eval()
 
     def openai_state_dict(self) -> dict[str, Tensor]:
-        """Gives the weights under OpenAI's names, for `clip`'s own `load_state_dict`.
+        """Return the weights under OpenAI's names, for `clip`'s own `load_state_dict`.
 
         LoRA, where there is some, is merged into them.
 
         Raises:
-            ValueError: if the backbone has AdaptFormer's adapters, which no CLIP weight can hold.
+            ValueError: the backbone has AdaptFormer's adapters, which no CLIP weight can hold.
         """
         weights = merged_state_dict(self)
         if any("_adapter." in key for key in weights):
             raise ValueError(
-                "the backbone has adapters (apply_adaptformer), which cannot be merged into the "
-                "weights of a plain CLIP: save its own state_dict instead"
+                "backbone has adapters of apply_adaptformer, which cannot be merged, but must be "
+                "without them to become a plain CLIP: save its own state_dict."
             )
         return {key.removeprefix("text."): value for key, value in weights.items()}
 
 
-# Numbers that OpenAI's archives keep beside the weights.
-_ARCHIVE_CONSTANTS = frozenset({"input_resolution", "context_length", "vocab_size"})
+def check_weights(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those of the backbone, by name or by shape.
+
+    Args:
+        backbone: that they are for.
+        weights: under its own names.
+
+    Raises:
+        ValueError: some are missing, too many, or of another shape.
+    """
+    expected = backbone.state_dict()
+    if expected.keys() != weights.keys():
+        raise ValueError(
+            f"state_dict is without {sorted(expected.keys() - weights.keys())[:3]} and has "
+            f"{sorted(weights.keys() - expected.keys())[:3]} (at most three of each are shown) but "
+            "must have the names of a CLIP with a vision transformer: save the whole CLIP, alone."
+        )
+    for key, weight in weights.items():
+        if weight.shape != expected[key].shape:
+            raise ValueError(
+                f"state_dict has {key} of the shape {list(weight.shape)} but it must be "
+                f"{list(expected[key].shape)}, as the other weights have it: save the whole CLIP."
+            )
 
 
 def _from_openai(key: str) -> str:
-    """Renames a weight: OpenAI keeps the text tower's at the root."""
+    """Rename a weight: OpenAI keeps the text tower's at the root."""
     return key if key.startswith("visual.") or key == "logit_scale" else f"text.{key}"

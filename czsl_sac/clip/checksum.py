@@ -9,17 +9,21 @@ __all__ = ["is_adapter", "weights_checksum"]
 
 
 def is_adapter(key: str) -> bool:
-    """Whether a key of a state dict is LoRA's or AdaptFormer's, not the base model's.
+    """Tell whether a key of a state dict is LoRA's or AdaptFormer's, not the base model's.
 
-    >>> is_adapter("visual.transformer.resblocks.0.attn_adapter.up.bias")
-    True
+    Args:
+        key: as `state_dict` has it.
+
+    Examples:
+        >>> is_adapter("visual.transformer.resblocks.0.attn_adapter.up.bias")
+        True
     """
     name = key.rpartition(".")[2]
     return name in ("lora_A", "lora_B") or "attn_adapter." in key or "mlp_adapter." in key
 
 
 def weights_checksum(module: nn.Module) -> str:
-    """Gives the SHA-256 of a module's weights without adapters, as hexadecimal digits.
+    """Return the SHA-256 of a module's weights without adapters, as hexadecimal digits.
 
     It does not depend on LoRA or adapters, nor on the precision that a number is kept in as long
     as it is the same number.
@@ -27,9 +31,10 @@ def weights_checksum(module: nn.Module) -> str:
     Args:
         module: on any device.
 
-    >>> layer = nn.Linear(2, 2).half()
-    >>> weights_checksum(layer) == weights_checksum(layer.float())
-    True
+    Examples:
+        >>> layer = nn.Linear(2, 2).half()
+        >>> weights_checksum(layer) == weights_checksum(layer.float())
+        True
     """
     plain = {
         key.replace("parametrizations.", "").removesuffix(".original"): value

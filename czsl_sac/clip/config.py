@@ -6,9 +6,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from czsl_sac.checks import check_choice
 from czsl_sac.clip.transformer import Activation
 
-__all__ = ["CLIPConfig", "infer_config"]
+__all__ = ["ARCHIVE_CONSTANTS", "CLIPConfig", "infer_config"]
+
+ARCHIVE_CONSTANTS = frozenset({"input_resolution", "context_length", "vocab_size"})
+"""Numbers that OpenAI's archives keep beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class CLIPConfig:
         vision_mlp_width: hidden size of the MLP of a vision block; None for 4 × vision_width.
 
     Raises:
-        ValueError: if the sizes do not fit together.
+        ValueError: the sizes do not fit together.
     """
 
     embed_dim: int
@@ -55,15 +59,14 @@ class CLIPConfig:
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
             raise ValueError(
-                f"image_size must be a multiple of patch_size, got {self.image_size} and "
-                f"{self.patch_size}"
+                f"image_size is {self.image_size} but must be a multiple of patch_size "
+                f"{self.patch_size}: change one of them."
             )
-        if self.stem not in ("patch", "conv"):
-            raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
+        check_choice("stem", self.stem, ("patch", "conv"))
         if self.stem == "conv" and (self.patch_size < 2 or self.patch_size.bit_count() != 1):
             raise ValueError(
-                "patch_size must be a power of two with stem='conv', which halves the image at "
-                f"each convolution, got {self.patch_size}"
+                f"patch_size is {self.patch_size} but must be a power of two with stem='conv', "
+                "which halves the image at each convolution: take 4, 8 or 16."
             )
 
     @property
@@ -73,7 +76,7 @@ class CLIPConfig:
 
 
 def infer_config(state_dict: Mapping[str, Tensor]) -> CLIPConfig:
-    """Reads the sizes of an OpenAI CLIP off its weights.
+    """Read the sizes of an OpenAI CLIP off its weights.
 
     Args:
         state_dict: in OpenAI's layout, of a vision transformer.
@@ -82,12 +85,17 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> CLIPConfig:
         The sizes, with 64 channels a head and QuickGELU, which leave no trace in weights.
 
     Raises:
-        ValueError: if the weights are a ResNet's, or not a CLIP's.
+        ValueError: the weights are a ResNet's, or not a CLIP's.
     """
     if "visual.layer1.0.conv1.weight" in state_dict:
         raise ValueError(
-            "state_dict holds a ResNet CLIP, whose features are not tokens of the joint space: "
-            "take a vision transformer, e.g. ViT-L/14"
+            "state_dict is a ResNet CLIP's, whose features are not tokens of the joint space, but "
+            "must be a vision transformer's: take e.g. ViT-L/14."
+        )
+    if any(key.startswith("vision_model.") for key in state_dict):
+        raise ValueError(
+            "state_dict has the names of transformers' CLIPModel but must have OpenAI's: save it "
+            "by save_pretrained(FOLDER) and load transformers:FOLDER."
         )
     try:
         patches = state_dict["visual.conv1.weight"].shape
@@ -98,7 +106,8 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> CLIPConfig:
         inner = state_dict["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     except KeyError as error:
         raise ValueError(
-            f"state_dict does not hold the weights of an OpenAI CLIP: {error} is missing"
+            f"state_dict is without {error} but must be that of an OpenAI CLIP with a vision "
+            "transformer: save model.state_dict() of the whole CLIP."
         ) from error
     return CLIPConfig(
         embed_dim=embed_dim,

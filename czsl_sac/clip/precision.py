@@ -15,7 +15,7 @@ _BackboneT = TypeVar("_BackboneT", bound=CLIPBackbone)
 
 
 def store_frozen(backbone: _BackboneT, dtype: torch.dtype) -> _BackboneT:
-    """Keeps the frozen matrices of both towers' blocks, and the token table, in half precision.
+    """Keep the frozen matrices of both towers' blocks, and the token table, in half precision.
 
     These are all but a few million numbers of a CLIP. Activations, norms, LoRA and adapters stay
     in float32: a matrix is cast where it multiplies, and again in the backward pass, so that what
@@ -33,26 +33,31 @@ def store_frozen(backbone: _BackboneT, dtype: torch.dtype) -> _BackboneT:
         The same backbone.
 
     Raises:
-        ValueError: if the dtype is another one, a weight does not fit into it, or there is LoRA
+        ValueError: the dtype is another one, a weight does not fit into it, or there is LoRA
             already.
 
-    >>> from czsl_sac.clip.sources.tiny import tiny_clip
-    >>> backbone = store_frozen(tiny_clip().requires_grad_(False), torch.bfloat16)
-    >>> backbone.visual.transformer.resblocks[0].attn.in_proj_weight.dtype
-    torch.bfloat16
-    >>> backbone.encode_image(torch.zeros(1, 3, 64, 64)).dtype
-    torch.float32
+    Examples:
+        >>> from czsl_sac.clip.sources.tiny import tiny_clip
+        >>> backbone = store_frozen(tiny_clip().requires_grad_(False), torch.bfloat16)
+        >>> backbone.visual.transformer.resblocks[0].attn.in_proj_weight.dtype
+        torch.bfloat16
+        >>> backbone.encode_image(torch.zeros(1, 3, 64, 64)).dtype
+        torch.float32
     """
     if dtype not in (torch.float16, torch.bfloat16):
-        raise ValueError(f"dtype must be torch.float16 or torch.bfloat16, got {dtype}")
+        raise ValueError(
+            f"dtype is {dtype} but must be torch.float16 or torch.bfloat16: take one of them."
+        )
     if any(parametrize.is_parametrized(part) for part in backbone.modules()):
-        raise ValueError("backbone has LoRA already: call store_frozen before apply_lora")
+        raise ValueError(
+            "backbone has LoRA already but must be plain: call store_frozen before apply_lora."
+        )
     frozen = [weight for weight in _matrices(backbone) if not weight.requires_grad]
     for weight in frozen:
         if not bool(weight.to(dtype).isfinite().all()):
             raise ValueError(
-                f"dtype {dtype} cannot hold a weight as large as {float(weight.abs().max()):g}: "
-                "take torch.bfloat16"
+                f"dtype is {dtype} but must hold a weight as large as "
+                f"{float(weight.abs().max()):g}: take torch.bfloat16."
             )
     backbone.remember_base()  # adapters name the base by its weights before they are rounded
     for weight in frozen:

@@ -1,11 +1,12 @@
 """Prompts as a tree in which every shared prefix is there once."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Paths", "PrefixTree", "SortedPrompts", "sort_prompts"]
+__all__ = ["FixedPrompts", "Paths", "PrefixTree", "SortedPrompts", "sort_prompts", "span"]
 
 _LARGEST_KEY = 2**62
 
@@ -15,9 +16,9 @@ class Paths:
     """Which tokens of a tree some of its tokens attend to: the root, ancestors and themselves.
 
     Attributes:
-        queries: [Q] int64, the tokens that attend, by depth.
+        queries: `[Q]` int64, the tokens that attend, by depth.
         root: number of tokens at the tree's start that no prompt branches off; all attend to them.
-        hidden: [queries inside the root, root] bool, the root's tokens that come after the query.
+        hidden: `[queries inside the root, root]` bool, the root's tokens that come after the query.
         steps: for each distance s = 0, 1, ... back from a query, outside the root: the first query
             that has a token there, and that token for it and for every later query.
     """
@@ -28,16 +29,15 @@ class Paths:
     steps: tuple[tuple[int, Tensor | slice], ...]
 
     def to(self, device: torch.device) -> "Paths":
-        """Returns the same paths with their indices on a device."""
+        """Return the same paths with their indices on a device.
+
+        Args:
+            device: where to put them.
+        """
         steps = (
             (first, at if isinstance(at, slice) else at.to(device)) for first, at in self.steps
         )
-        return replace(
-            self,
-            queries=self.queries.to(device),
-            hidden=self.hidden.to(device),
-            steps=tuple(steps),
-        )
+        return Paths(self.queries.to(device), self.root, self.hidden.to(device), tuple(steps))
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,13 @@ class PrefixTree:
     share the states of that beginning.
 
     Attributes:
-        symbols: [U] int64, symbols of the distinct pairs of symbol and position.
-        positions: [U] int64, their positions.
-        inputs: [N] int64, the pair that each token of the tree is.
+        symbols: `[U]` int64, symbols of the distinct pairs of symbol and position.
+        positions: `[U]` int64, their positions.
+        inputs: `[N]` int64, the pair that each token of the tree is.
         paths: whom every token attends to.
         end_paths: whom the last tokens of the prompts attend to.
-        ends: [P] int64, the query of `end_paths` at which each prompt ends.
+        ends: `[P]` int64, the query of `end_paths` at which each prompt ends.
+        rows: `[P]` int64, which of the given prompts these are, ascending.
     """
 
     symbols: Tensor
@@ -62,6 +63,7 @@ class PrefixTree:
     paths: Paths
     end_paths: Paths
     ends: Tensor
+    rows: Tensor
 
     @property
     def num_tokens(self) -> int:
@@ -69,15 +71,12 @@ class PrefixTree:
         return len(self.inputs)
 
     def to(self, device: torch.device) -> "PrefixTree":
-        """Returns the same tree with its indices on a device."""
-        return PrefixTree(
-            self.symbols.to(device),
-            self.positions.to(device),
-            self.inputs.to(device),
-            self.paths.to(device),
-            self.end_paths.to(device),
-            self.ends.to(device),
-        )
+        """Return the same tree with its indices on a device.
+
+        Args:
+            device: where to put them.
+        """
+        return PrefixTree(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ class SortedPrompts:
     """Distinct prompts in the order of their symbols, so that shared prefixes stand together.
 
     Attributes:
-        symbols: [P, n] int64; what follows a prompt's end is -1.
-        lengths: [P] int64, from 1 to n.
-        places: [prompts as given] int64, where each given prompt is among the distinct ones.
+        symbols: `[P, n]` int64; what follows a prompt's end is -1.
+        lengths: `[P]` int64, from 1 to n.
+        places: `[prompts as given]` int64, where each given prompt is among the distinct ones.
     """
 
     symbols: Tensor
@@ -95,22 +94,37 @@ class SortedPrompts:
     places: Tensor
 
     def num_tokens(self) -> int:
-        """Counts the tokens of the tree of all these prompts."""
+        """Count the tokens of the tree of all these prompts."""
         return int(_begins_token(self.symbols).sum())
 
     def compact(self) -> tuple[Tensor, "SortedPrompts"]:
-        """Numbers the symbols anew, from 0 without gaps; gives the old symbols with the result."""
+        """Number the symbols anew, from 0 without gaps; return the old symbols with the result."""
         used, symbols = self.symbols.unique(return_inverse=True)
         gap = int(bool(len(used)) and int(used[0]) < 0)  # -1 stays what it is
         return used[gap:], replace(self, symbols=symbols - gap)
 
-    def tree(self, start: int, stop: int) -> PrefixTree:
-        """Builds the tree of the prompts `start` to `stop`, the latter not included.
+    def trees(self, chunk_size: int, device: torch.device) -> Iterator[PrefixTree]:
+        """Build one tree after the other, of `chunk_size` neighbouring prompts each.
 
-        >>> prompts = sort_prompts(torch.tensor([[8, 1, 9], [8, 2, 9], [8, 1, 9]]))
-        >>> tree = prompts.tree(0, 2)  # 8, then 1 and 2, then an end each
-        >>> tree.num_tokens, tree.paths.root, tree.ends.tolist()
-        (5, 1, [0, 1])
+        Args:
+            chunk_size: distinct prompts of a tree.
+            device: where to put them.
+        """
+        for start in range(0, len(self.lengths), chunk_size):
+            yield self.tree(start, start + chunk_size).to(device)
+
+    def tree(self, start: int, stop: int) -> PrefixTree:
+        """Build the tree of the distinct prompts `start` to `stop`, the latter not included.
+
+        Args:
+            start: the first.
+            stop: the end.
+
+        Examples:
+            >>> prompts = sort_prompts(torch.tensor([[8, 1, 9], [8, 2, 9], [8, 1, 9]]))
+            >>> tree = prompts.tree(0, 2)  # 8, then 1 and 2, then an end each
+            >>> tree.num_tokens, tree.paths.root, tree.ends.tolist()
+            (5, 1, [0, 1, 0])
         """
         symbols, lengths = self.symbols[start:stop], self.lengths[start:stop]
         begins = _begins_token(symbols).T  # [n, P]: tokens are numbered depth by depth
@@ -121,31 +135,75 @@ class SortedPrompts:
         parents = torch.where(depth > 0, token[(depth - 1).clamp(min=0), row], -1)
 
         pairs, inputs = (symbols[row, depth] * len(begins) + depth).unique(return_inverse=True)
-        ends = token[lengths - 1, torch.arange(len(lengths))]
-        queries, order = ends.sort()
+        queries, order = token[lengths - 1, torch.arange(len(lengths))].sort()
+        rows = ((self.places >= start) & (self.places < stop)).nonzero()[:, 0]
         return PrefixTree(
             symbols=pairs // len(begins),
             positions=pairs % len(begins),
             inputs=inputs,
             paths=_paths(torch.arange(len(depth)), depth, parents, root),
             end_paths=_paths(queries, depth, parents, root),
-            ends=order.argsort(),
+            ends=order.argsort()[self.places[rows] - start],
+            rows=rows,
         )
 
 
-def sort_prompts(symbols: Tensor, lengths: Tensor | None = None) -> SortedPrompts:
-    """Sorts prompts by their symbols and drops repetitions.
+class FixedPrompts:
+    """Prompts that stay the same from step to step: their trees are built once.
 
     Args:
-        symbols: [P, n] integers from 0, such as token ids.
-        lengths: [P] int64, tokens of each prompt; by default n.
+        symbols: `[P, n]` integers from 0, as for `TextTower.encode_shared`.
+        lengths: `[P]` int64, tokens of each prompt; None for n.
+
+    Examples:
+        >>> prompts = FixedPrompts(torch.tensor([[8, 1, 9], [8, 2, 9]]))
+        >>> prompts.trees(2, torch.device("cpu")) is prompts.trees(2, torch.device("cpu"))
+        True
+    """
+
+    def __init__(self, symbols: Tensor, lengths: Tensor | None = None) -> None:
+        self.shape = symbols.shape
+        self.sorted = sort_prompts(symbols, lengths)
+        self.span = span(symbols)
+        self._key: tuple[int, torch.device] | None = None
+        self._trees: list[PrefixTree] = []
+
+    def trees(self, chunk_size: int, device: torch.device) -> list[PrefixTree]:
+        """Return the trees of all prompts, as they were built for the same arguments.
+
+        Args:
+            chunk_size: distinct prompts of a tree.
+            device: where they are.
+        """
+        if self._key != (chunk_size, device):
+            self._trees = list(self.sorted.trees(chunk_size, device))
+            self._key = (chunk_size, device)
+        return self._trees
+
+
+def span(symbols: Tensor) -> range:
+    """Return the range from the smallest symbol to the largest, empty where there are none.
+
+    Args:
+        symbols: integers of any shape.
+    """
+    return range(int(symbols.min()), int(symbols.max()) + 1) if symbols.numel() else range(0)
+
+
+def sort_prompts(symbols: Tensor, lengths: Tensor | None = None) -> SortedPrompts:
+    """Sort prompts by their symbols and drop repetitions.
+
+    Args:
+        symbols: `[P, n]` integers from 0, such as token ids.
+        lengths: `[P]` int64, tokens of each prompt; None for n.
 
     Returns:
         The distinct prompts, on the CPU.
 
-    >>> prompts = sort_prompts(torch.tensor([[8, 2, 9], [8, 1, 9], [8, 2, 9]]))
-    >>> prompts.symbols.tolist(), prompts.places.tolist()
-    ([[8, 1, 9], [8, 2, 9]], [1, 0, 1])
+    Examples:
+        >>> prompts = sort_prompts(torch.tensor([[8, 2, 9], [8, 1, 9], [8, 2, 9]]))
+        >>> prompts.symbols.tolist(), prompts.places.tolist()
+        ([[8, 1, 9], [8, 2, 9]], [1, 0, 1])
     """
     symbols = symbols.cpu().long()
     count, longest = symbols.shape
@@ -167,7 +225,7 @@ def sort_prompts(symbols: Tensor, lengths: Tensor | None = None) -> SortedPrompt
 
 
 def _begins_token(symbols: Tensor) -> Tensor:
-    """Marks in sorted prompts [P, n] each token that the prompt before does not have."""
+    """Mark in sorted prompts `[P, n]` each token that the prompt before does not have."""
     begins = torch.ones_like(symbols, dtype=torch.bool)
     begins[1:] = (symbols[1:] != symbols[:-1]).int().cummax(1).values.bool()
     return begins & (symbols >= 0)
@@ -189,7 +247,7 @@ def _paths(queries: Tensor, depth: Tensor, parents: Tensor, root: int) -> Paths:
 
 
 def _as_slice(at: Tensor) -> Tensor | slice:
-    """Gives indices as a slice, which copies nothing, where they are consecutive."""
+    """Return indices as a slice, which copies nothing, where they are consecutive."""
     start = int(at[0])
     consecutive = torch.equal(at, torch.arange(start, start + len(at)))
     return slice(start, start + len(at)) if consecutive else at

@@ -26,10 +26,11 @@ class PaddedTokenizer:
         eot: as given.
         context_length: as given.
 
-    >>> letters = PaddedTokenizer(lambda text: [ord(c) for c in text], 1, 2, context_length=5)
-    >>> letters(["ab", ""])
-    tensor([[ 1, 97, 98,  2,  0],
-            [ 1,  2,  0,  0,  0]])
+    Examples:
+        >>> letters = PaddedTokenizer(lambda text: [ord(c) for c in text], 1, 2, context_length=5)
+        >>> letters(["ab", ""])
+        tensor([[ 1, 97, 98,  2,  0],
+                [ 1,  2,  0,  0,  0]])
     """
 
     def __init__(
@@ -41,27 +42,27 @@ class PaddedTokenizer:
         self.context_length = context_length
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Gives the ids of texts.
+        """Return the ids of texts.
 
         Args:
             texts: P texts.
 
         Returns:
-            Ids [P, context_length] int64.
+            Ids `[P, context_length]` int64.
 
         Raises:
-            TypeError: if `texts` is a single string.
-            ValueError: if a text is too long.
+            TypeError: `texts` is a single string.
+            ValueError: a text is too long.
         """
         if isinstance(texts, str):
-            raise TypeError(f"texts must be a sequence of strings, got the string {texts!r}")
+            raise TypeError(f"texts is the string {texts!r} but must be several: give a list.")
         ids = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(ids, texts, strict=True):
             tokens = [self.sot, *self.encode(text), self.eot]
             if len(tokens) > self.context_length:
                 raise ValueError(
-                    f"texts has one of {len(tokens)} tokens, start and end included, where the "
-                    f"tower takes at most {self.context_length}: shorten {text!r}"
+                    f"texts has one of {len(tokens)} tokens, start and end included, but each must "
+                    f"have at most {self.context_length}: shorten {text!r}."
                 )
             row[: len(tokens)] = torch.tensor(tokens)
         return ids

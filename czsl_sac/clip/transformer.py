@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from czsl_sac.checks import check_choice
+from czsl_sac.clip.adapters.low_rank import WHOLE, project
+
 __all__ = [
     "Activation",
     "Attention",
@@ -16,7 +19,6 @@ __all__ = [
     "ResidualAttentionBlock",
     "Transformer",
     "has_dropout",
-    "linear",
 ]
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -50,57 +52,14 @@ class _QuickGELU(torch.autograd.Function):
         return gradient * sigmoid * (1 + 1.702 * x * (1 - sigmoid))
 
 
-class _StoredLinear(torch.autograd.Function):
-    """x Wᵀ + b with W frozen and of another dtype than x; only W as it is kept is saved."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
-        return gradient @ weight.to(gradient.dtype), None, None
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` in the precision of x, whatever precision the weight is kept in.
-
-    A frozen weight may be kept in half precision (`czsl_sac.clip.store_frozen`): it is cast
-    for the product, and again in the backward pass, so that no cast copy outlives the product.
-    Under autocast the product has autocast's precision.
-
-    Args:
-        x: [..., in].
-        weight: [out, in].
-        bias: [out].
-
-    Returns:
-        [..., out], of the dtype of x or of autocast.
-
-    >>> half = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
-    >>> linear(torch.ones(1, 2), half, torch.zeros(1))
-    tensor([[3.]])
-    """
-    if weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
-        return F.linear(x, weight, bias)
-    if weight.requires_grad or bias.requires_grad:
-        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-    return _StoredLinear.apply(x, weight, bias)
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` through `linear`: computes in the precision of its input."""
+    """`nn.Linear` in the precision of its input, whatever precision the weight is kept in."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
-
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+        return project(self, "weight", input, self.bias)
 
 
 class Attention(nn.Module):
@@ -115,18 +74,19 @@ class Attention(nn.Module):
         num_heads: number of heads; divides `width`.
 
     Raises:
-        ValueError: if `num_heads` does not divide `width`.
+        ValueError: `num_heads` does not divide `width`.
 
-    >>> Attention(width=8, num_heads=2)(torch.zeros(3, 5, 8)).shape
-    torch.Size([3, 5, 8])
+    Examples:
+        >>> Attention(width=8, num_heads=2)(torch.zeros(3, 5, 8)).shape
+        torch.Size([3, 5, 8])
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if num_heads < 1 or width % num_heads:
             raise ValueError(
-                f"num_heads must divide width, got num_heads={num_heads} and width={width}; "
-                "CLIP uses width // 64 heads"
+                f"num_heads is {num_heads} but must divide the width {width}: CLIP has width // 64 "
+                "heads."
             )
         self.width = width
         self.num_heads = num_heads
@@ -137,36 +97,58 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, *, is_causal: bool = False) -> Tensor:
-        """Attends from each of n tokens to all of them, or to itself and those before it.
+        """Attend from each of n tokens to all of them, or to itself and those before it.
 
         Args:
-            x: tokens [B, n, W].
+            x: tokens `[B, n, W]`.
             is_causal: whether a token sees only itself and earlier tokens.
 
         Returns:
-            Tokens [B, n, W].
+            Tokens `[B, n, W]`.
         """
-        query, key, value = self._project(x)
+        query, key, value = self._heads(x)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def first_weights(self, x: Tensor) -> Tensor:
-        """Gives how the first token (CLIP's class token) attends to all, mean over the heads.
+        """Return how the first token (CLIP's class token) attends to all, mean over the heads.
 
         Args:
-            x: tokens [B, n, W], as for `forward`.
+            x: tokens `[B, n, W]`, as for `forward`.
 
         Returns:
-            [B, n], rows summing to one.
+            `[B, n]`, rows summing to one.
         """
-        query, key, _ = self._project(x)
+        query, key, _ = self._heads(x)
         scores = query[:, :, :1] @ key.mT * query.shape[-1] ** -0.5
         return scores.softmax(dim=-1).mean(dim=1)[:, 0]
 
-    def _project(self, x: Tensor) -> Tensor:
-        """Gives query, key and value of each head, [3, B, heads, n, W / heads]."""
-        projected = linear(x, self.in_proj_weight, self.in_proj_bias)
-        return projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def project(self, x: Tensor, *, parts: slice = WHOLE) -> Tensor:
+        """Return query, key and value side by side, or some of them.
+
+        For those who compute the attention themselves, as the text tower's shared prefixes do.
+
+        Args:
+            x: tokens `[..., W]`.
+            parts: of query, key and value, such as `slice(1, 3)` for key and value.
+
+        Returns:
+            `[..., W · number of parts]`.
+        """
+        bias = self.in_proj_bias
+        return project(self, "in_proj_weight", x, bias, parts=parts, stacked=3)
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return what each token would give if it attended to itself alone.
+
+        That is the value projection, then the output projection: `[B, n, W]` of tokens
+        `[B, n, W]`.
+        """
+        return self.out_proj(self.project(x, parts=slice(2, 3)))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Return query, key and value of each head, `[3, B, heads, n, W / heads]`."""
+        return self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
     def extra_repr(self) -> str:
         return f"width={self.width}, num_heads={self.num_heads}"
@@ -183,11 +165,12 @@ class ResidualAttentionBlock(nn.Module):
         dropout: probability of zeroing a hidden unit of the MLP in training.
 
     Raises:
-        ValueError: if `activation` is unknown.
+        ValueError: `activation` is unknown.
 
     Attributes:
-        attn_adapter: None, or a module beside the attention: it maps x [B, n, W] to [B, n, W],
-            which is added too; see `czsl_sac.clip.adapters.adaptformer`.
+        attn_adapter: None, or a module beside the attention: it maps x `[B, n, W]` to
+            `[B, n, W]`, token by token, which is added too; see
+            `czsl_sac.clip.adapters.adaptformer`.
         mlp_adapter: likewise beside the MLP.
     """
 
@@ -201,10 +184,7 @@ class ResidualAttentionBlock(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}"
-            )
+        check_choice("activation", activation, _ACTIVATIONS)
         self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, num_heads)
         self.ln_2 = nn.LayerNorm(width)
@@ -219,20 +199,20 @@ class ResidualAttentionBlock(nn.Module):
         self.mlp_adapter: nn.Module | None = None
 
     def forward(self, x: Tensor, *, is_causal: bool = False) -> Tensor:
-        """Maps tokens [B, n, W] to tokens [B, n, W]."""
+        """Map tokens `[B, n, W]` to tokens `[B, n, W]`."""
         return self.finish(x, self.attn(self.ln_1(x), is_causal=is_causal))
 
     def finish(self, x: Tensor, added: Tensor) -> Tensor:
-        """Does all that follows the attention, token by token.
+        """Do all that follows the attention, token by token.
 
         For those who compute the attention themselves, as the text tower's shared prefixes do.
 
         Args:
-            x: tokens [B, n, W] that the block was given.
-            added: output of the attention [B, n, W].
+            x: tokens `[B, n, W]` that the block was given.
+            added: output of the attention, `[B, n, W]`.
 
         Returns:
-            Tokens [B, n, W].
+            Tokens `[B, n, W]`.
         """
         x = x + (added if self.attn_adapter is None else added + self.attn_adapter(x))
         added = self.mlp(self.ln_2(x))
@@ -252,9 +232,10 @@ class Transformer(nn.Module):
             compute the rest again there: less memory, about a third more time. May be switched
             later through the attribute of the same name.
 
-    >>> tower = Transformer(width=8, layers=2, num_heads=2)
-    >>> tower(torch.zeros(3, 5, 8), is_causal=True).shape
-    torch.Size([3, 5, 8])
+    Examples:
+        >>> tower = Transformer(width=8, layers=2, num_heads=2)
+        >>> tower(torch.zeros(3, 5, 8), is_causal=True).shape
+        torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -277,7 +258,7 @@ class Transformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights as CLIP does: the residual branches shrink with the depth."""
+        """Draw the weights as CLIP does: the residual branches shrink with the depth."""
         proj_std = self.width**-0.5 * (2 * max(len(self.resblocks), 1)) ** -0.5
         for block in self.resblocks:
             nn.init.normal_(block.get_parameter("attn.in_proj_weight"), std=self.width**-0.5)
@@ -286,22 +267,41 @@ class Transformer(nn.Module):
             nn.init.normal_(block.get_parameter("mlp.c_proj.weight"), std=proj_std)
 
     def forward(self, x: Tensor, *, is_causal: bool = False) -> Tensor:
-        """Maps tokens [B, n, W] to tokens [B, n, W]."""
-        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        """Map tokens `[B, n, W]` to tokens `[B, n, W]`."""
         for block in self.resblocks:
-            if recompute:
-                x = checkpoint(
-                    block,
-                    x,
-                    is_causal=is_causal,
-                    use_reentrant=False,
-                    preserve_rng_state=has_dropout(block),  # costs time: only where needed
-                )
-            else:
-                x = block(x, is_causal=is_causal)
+            x = self.run_block(block, x, is_causal=is_causal)
         return x
+
+    def run_block(self, block: nn.Module, x: Tensor, *, is_causal: bool = False) -> Tensor:
+        """Run one block, with `gradient_checkpointing` where it is on.
+
+        Autograd keeps nothing of frozen blocks before the first one that learns.
+
+        Args:
+            block: one of `resblocks`.
+            x: tokens `[B, n, W]`.
+            is_causal: whether a token sees only itself and earlier tokens.
+
+        Returns:
+            Tokens `[B, n, W]`.
+        """
+        learns = x.requires_grad or any(p.requires_grad for p in block.parameters())
+        if not (self.gradient_checkpointing and torch.is_grad_enabled() and learns):
+            return block(x, is_causal=is_causal)
+        tokens: Tensor = checkpoint(
+            block,
+            x,
+            is_causal=is_causal,
+            use_reentrant=False,
+            preserve_rng_state=has_dropout(block),  # costs time: only where needed
+        )
+        return tokens
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Whether a module, or a part of it, draws random numbers in training."""
+    """Tell whether a module, or a part of it, draws random numbers in training.
+
+    Args:
+        module: with or without parts.
+    """
     return any(isinstance(part, nn.Dropout) for part in module.modules())

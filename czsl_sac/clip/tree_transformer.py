@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from czsl_sac.clip.prefix_tree import Paths, PrefixTree
-from czsl_sac.clip.transformer import ResidualAttentionBlock, linear
+from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.functional.precision import at_least_float32
 
 __all__ = ["run_blocks", "tree_attention"]
 
 
 def run_blocks(blocks: Sequence[ResidualAttentionBlock], tree: PrefixTree, x: Tensor) -> Tensor:
-    """Runs blocks on a tree and gives the states at the ends of its prompts.
+    """Run blocks on a tree and return the states at the ends of its prompts.
 
     The states are those that the blocks would give each prompt alone, to rounding. The first
     block normalises and projects each distinct input once, and the last gives the other tokens'
@@ -24,23 +24,22 @@ def run_blocks(blocks: Sequence[ResidualAttentionBlock], tree: PrefixTree, x: Te
     Args:
         blocks: one or more.
         tree: of P prompts.
-        x: inputs [U, W], one for each pair of symbol and position of the tree.
+        x: inputs `[U, W]`, one for each pair of symbol and position of the tree.
 
     Returns:
-        States [P, W].
+        States `[P, W]`.
     """
     for layer, block in enumerate(blocks):
-        attention, width = block.attn, x.shape[-1]
-        weight, bias = attention.in_proj_weight, attention.in_proj_bias
-        normed, query = block.ln_1(x), None
+        attention, query = block.attn, None
+        normed = block.ln_1(x)
         if layer + 1 < len(blocks):
             paths = tree.paths
-            projected = linear(normed, weight, bias)
+            projected = attention.project(normed)
         else:
             paths = tree.end_paths
             wanted = paths.queries if layer else tree.inputs[paths.queries]
-            query = linear(normed.index_select(0, wanted), weight[:width], bias[:width])
-            projected = linear(normed, weight[width:], bias[width:])
+            query = attention.project(normed.index_select(0, wanted), parts=slice(0, 1))
+            projected = attention.project(normed, parts=slice(1, 3))
             x = x.index_select(0, wanted)
         if layer == 0:
             projected = projected.index_select(0, tree.inputs)
@@ -55,25 +54,26 @@ def run_blocks(blocks: Sequence[ResidualAttentionBlock], tree: PrefixTree, x: Te
 def tree_attention(
     projected: Tensor, paths: Paths, num_heads: int, query: Tensor | None = None
 ) -> Tensor:
-    """Attends from tokens of a tree to the root, their ancestors and themselves.
+    """Attend from tokens of a tree to the root, their ancestors and themselves.
 
     Keys and values of the root meet all queries in one product; those of other ancestors are
-    looked up one distance at a time, so that nothing of size [queries, tokens, W] is made. The
+    looked up one distance at a time, so that nothing of size `[queries, tokens, W]` is made. The
     backward pass keeps the projections and the attention weights alone.
 
     Args:
-        projected: query, key and value [N, 3 W] of all tokens, or key and value [N, 2 W].
+        projected: query, key and value `[N, 3 W]` of all tokens, or key and value `[N, 2 W]`.
         paths: whom the queries attend to; all N tokens where `query` is None.
         num_heads: number of heads, a divisor of W.
-        query: [Q, W] of the tokens `paths.queries`.
+        query: `[Q, W]` of the tokens `paths.queries`; None takes it out of `projected`.
 
     Returns:
-        [Q, W], in the dtype of `projected`. Computed in float32 at least.
+        `[Q, W]`, in the dtype of `projected`. Computed in float32 at least.
 
-    >>> from czsl_sac.clip.prefix_tree import sort_prompts
-    >>> tree = sort_prompts(torch.tensor([[5, 1, 7], [5, 2, 7]])).tree(0, 2)
-    >>> tree_attention(torch.zeros(tree.num_tokens, 24), tree.paths, 2).shape
-    torch.Size([5, 8])
+    Examples:
+        >>> from czsl_sac.clip.prefix_tree import sort_prompts
+        >>> tree = sort_prompts(torch.tensor([[5, 1, 7], [5, 2, 7]])).tree(0, 2)
+        >>> tree_attention(torch.zeros(tree.num_tokens, 24), tree.paths, 2).shape
+        torch.Size([5, 8])
     """
     attended: Tensor = _TreeAttention.apply(projected, query, paths, num_heads)
     return attended
@@ -134,7 +134,7 @@ class _TreeAttention(torch.autograd.Function):
 
 
 def _split(projected: Tensor, query: Tensor | None, num_heads: int) -> tuple[Tensor, ...]:
-    """Gives query, key and value [tokens, heads, channels of a head], views where possible."""
+    """Return query, key and value `[tokens, heads, channels of a head]`, views where possible."""
     parts = 3 if query is None else 2
     split = at_least_float32(projected).unflatten(1, (parts, num_heads, -1)).unbind(1)
     if query is None:
@@ -151,7 +151,7 @@ def _rows(x: Tensor, at: Tensor | slice) -> Tensor:
 
 
 def _add_rows(total: Tensor, at: Tensor | slice, rows: Tensor) -> None:
-    """Adds rows in place; an index may come more than once."""
+    """Add rows in place; an index may come more than once."""
     if isinstance(at, slice):
         total[at] += rows
     else:

@@ -1,18 +1,24 @@
 """CLIP's vision tower: images in, all tokens of the joint space out."""
 
+from collections.abc import Iterable, Sequence
 from math import gcd
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from czsl_sac.checks import check_choice, check_range
+from czsl_sac.clip.adapters.layers import choose_layers
 from czsl_sac.clip.config import CLIPConfig
-from czsl_sac.clip.transformer import Transformer
+from czsl_sac.clip.transformer import ResidualAttentionBlock, Transformer
 
-__all__ = ["VisionTower"]
+__all__ = ["PatchFeatures", "VisionTower"]
+
+PatchFeatures = Literal["last", "value"]
 
 
 class ConvStem(nn.Sequential):
-    """3×3 convolutions of stride 2, from an image [B, 3, H, W] to [B, width, H/2ⁿ, W/2ⁿ].
+    """3×3 convolutions of stride 2, from `[B, 3, H, W]` to `[B, width, H / 2ⁿ, W / 2ⁿ]`.
 
     Between them group norm, which unlike batch norm has no state that a frozen tower in training
     mode would change. The last convolution has none, for the tower's `ln_pre` follows it.
@@ -36,17 +42,49 @@ class VisionTower(nn.Module):
     class token, are applied to every token: that is where patches become comparable with text
     (paper, Sec. 3, Visual Representations). The class token comes first.
 
+    What becomes of the patches is free to change at any time:
+
+    - `patch_features="value"` takes, for a patch, the last block's value features instead of what
+      its attention mixes: out_proj(W_v ln_1(x) + b_v), without residual and MLP, then `ln_post`
+      and `proj` as ever. It needs no training and keeps a patch to its own place, which is how
+      MaskCLIP (Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022) makes them comparable
+      with text. The class token stays what it is.
+    - `patch_drop` leaves out that share of each image's patches at the input, drawn anew from
+      torch's generator for every image: after the position embedding, before the blocks, so that
+      less is gathered in the class token. That is the paper's pilot (Fig. 1b, Fig. 2, Tab. 1);
+      FLIP (Li et al., CVPR 2023) pretrains so. The class token is kept, and so is the order.
+
     Args:
         config: sizes; the fields of the text tower are not read.
+        patch_features: `"last"`, the tokens as the last block leaves them, or `"value"`.
+        patch_drop: share of patches left out, in [0, 1).
+        patch_drop_eval: whether they are left out in evaluation mode too.
 
-    >>> config = CLIPConfig(16, 32, 8, 24, 2, 2, 8, 20, 12, 2, 2)
-    >>> VisionTower(config)(torch.zeros(3, 3, 32, 32)).shape
-    torch.Size([3, 17, 16])
+    Raises:
+        ValueError: `patch_features` or `patch_drop` is none of these.
+
+    Examples:
+        >>> config = CLIPConfig(16, 32, 8, 24, 2, 2, 8, 20, 12, 2, 2)
+        >>> VisionTower(config)(torch.zeros(3, 3, 32, 32)).shape
+        torch.Size([3, 17, 16])
+        >>> VisionTower(config, patch_drop=0.75).train()(torch.zeros(3, 3, 32, 32)).shape
+        torch.Size([3, 5, 16])
     """
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(
+        self,
+        config: CLIPConfig,
+        *,
+        patch_features: PatchFeatures = "last",
+        patch_drop: float = 0.0,
+        patch_drop_eval: bool = False,
+    ) -> None:
         super().__init__()
         width = config.vision_width
+        self.num_patches = config.num_patches
+        self.patch_features = patch_features
+        self.patch_drop = patch_drop
+        self.patch_drop_eval = patch_drop_eval
         self.image_size = config.image_size
         self.conv1: nn.Module  # OpenAI's name for the patch embedding
         if config.stem == "conv":
@@ -68,23 +106,48 @@ class VisionTower(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
 
+    @property
+    def patch_features(self) -> PatchFeatures:
+        """Which features the patches have, `"last"` or `"value"`."""
+        return self._patch_features
+
+    @patch_features.setter
+    def patch_features(self, value: PatchFeatures) -> None:
+        check_choice("patch_features", value, get_args(PatchFeatures))
+        self._patch_features: PatchFeatures = value
+
+    @property
+    def patch_drop(self) -> float:
+        """Share of the patches left out at the input."""
+        return self._patch_drop
+
+    @patch_drop.setter
+    def patch_drop(self, value: float) -> None:
+        check_range("patch_drop", value, low=0.0, below=1.0)
+        self._patch_drop = value
+        # A whole number: a share that changes would become a symbol of torch.compile.
+        self._kept_patches = self.num_patches - min(
+            round(value * self.num_patches), self.num_patches - 1
+        )
+
     def forward(self, images: Tensor) -> Tensor:
-        """Encodes images.
+        """Encode images.
 
         Args:
-            images: [B, 3, image_size, image_size], normalised with the backbone's mean and std;
+            images: `[B, 3, image_size, image_size]`, normalised with the backbone's mean and std;
                 cast to the tower's dtype.
 
         Returns:
-            Tokens [B, T, D], class token first; not normalised.
+            Tokens `[B, T, D]`, class token first; not normalised. T is L + 1, or less where
+            patches are left out.
 
         Raises:
-            ValueError: if the images are not of that shape.
+            ValueError: the images are not of that shape.
         """
         return self.project(self.states(images))
 
     def states(self, images: Tensor) -> Tensor:
-        """Gives the tokens as the last block leaves them, which `project` maps to the joint space.
+        """Return the tokens that `project` maps to the joint space.
 
         For methods that work on them, as DFSP does.
 
@@ -92,22 +155,80 @@ class VisionTower(nn.Module):
             images: as for `forward`.
 
         Returns:
-            States [B, T, vision_width], class token first, before `ln_post`.
+            States `[B, T, vision_width]`, class token first, before `ln_post`.
 
         Raises:
-            ValueError: if the images are not of that shape.
+            ValueError: the images are not of that shape.
         """
-        expected = (3, self.image_size, self.image_size)
-        if images.dim() != 4 or images.shape[1:] != expected:
+        return self.layer_states(images, [len(self.transformer.resblocks) - 1])[0]
+
+    def layer_states(self, images: Tensor, layers: Iterable[int]) -> list[Tensor]:
+        """Return the tokens that some blocks give, in one pass.
+
+        For methods that read several layers. `project` maps the last block's to the joint space.
+
+        Args:
+            images: as for `forward`.
+            layers: numbers of the blocks, counted from 0.
+
+        Returns:
+            States `[B, T, vision_width]` after each of these blocks, first to last; class token
+            first. With `patch_features="value"` the last block's patches are their value features.
+
+        Raises:
+            ValueError: the images are not of that shape, or there is no such block.
+
+        Examples:
+            >>> tower = VisionTower(CLIPConfig(16, 32, 8, 24, 2, 2, 8, 20, 12, 2, 2))
+            >>> first, last = tower.layer_states(torch.zeros(3, 3, 32, 32), layers=[0, 1])
+            >>> first[:, 0].shape, tower.project(last).shape
+            (torch.Size([3, 24]), torch.Size([3, 17, 16]))
+        """
+        blocks = cast(Sequence[ResidualAttentionBlock], self.transformer.resblocks)
+        wanted = choose_layers(range(len(blocks)), layers, "blocks", self)
+        x, states = self.embed(images), []
+        for number in range(wanted[-1] + 1):
+            block, before = blocks[number], x
+            x = self.transformer.run_block(block, x)
+            if self.patch_features == "value" and number + 1 == len(blocks):
+                values = block.attn.values(block.ln_1(before[:, 1:]))
+                x = torch.cat([x[:, :1], values.to(x.dtype)], dim=1)
+            if number in wanted:
+                states.append(x)
+        return states
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return what enters the first block, `[B, T, vision_width]`.
+
+        Args:
+            images: as for `forward`.
+
+        Raises:
+            ValueError: the images are not of that shape.
+        """
+        size = self.image_size
+        if images.dim() != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(
-                f"images must have shape [B, 3, {self.image_size}, {self.image_size}], got "
-                f"{list(images.shape)}: resize and crop them to the backbone's image_size"
+                f"images has the shape {list(images.shape)} but must be [B, 3, {size}, {size}]: "
+                "resize and crop them to the backbone's image_size."
             )
         patches = self.conv1(images.to(self.proj.dtype)).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
-        tokens = torch.cat([class_token, patches], dim=1) + self.positional_embedding
-        return self.transformer(self.ln_pre(tokens))
+        patches = patches + self.positional_embedding[1:]
+        if self.training or self.patch_drop_eval:
+            patches = _keep_patches(patches, self._kept_patches)
+        class_token = (self.class_embedding + self.positional_embedding[0]).expand(
+            patches.shape[0], 1, -1
+        )
+        return self.ln_pre(torch.cat([class_token, patches], dim=1))
 
     def project(self, states: Tensor) -> Tensor:
-        """Maps states [..., vision_width] to the joint space, [..., D]: `ln_post`, then `proj`."""
+        """Map states `[..., vision_width]` to the joint space, `[..., D]`: `ln_post`, `proj`."""
         return self.ln_post(states) @ self.proj
+
+
+def _keep_patches(patches: Tensor, kept: int) -> Tensor:
+    """Keep a random choice of the patches `[B, L, W]` of each image, in their order."""
+    if kept == patches.shape[1]:
+        return patches
+    places = torch.rand(patches.shape[:2], device=patches.device).topk(kept, dim=1).indices
+    return patches.take_along_dim(places.sort(dim=1).values.unsqueeze(-1), dim=1)

@@ -45,12 +45,12 @@ class SampleStatistics:
     seen_any: Tensor
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the tensors by name."""
+        """Return the tensors by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def cat(cls, parts: "list[SampleStatistics]") -> "SampleStatistics":
-        """Joins the statistics of several batches."""
+        """Join the statistics of several batches."""
         return cls(
             **{
                 field.name: torch.cat([getattr(part, field.name) for part in parts])
@@ -75,7 +75,7 @@ class ColumnGroups:
 
 
 class ScoreAccumulator:
-    """Gathers the statistics of one batch from chunks of columns.
+    """Gather the statistics of one batch from chunks of columns.
 
     Args:
         groups: which columns compete.
@@ -91,7 +91,7 @@ class ScoreAccumulator:
         self._seen_others = _Rivals(groups.seen_others, self._targets)
 
     def add(self, scores: Tensor, start: int) -> None:
-        """Takes the scores `[B, c]` of the columns start, …, start + c - 1."""
+        """Take the scores `[B, c]` of the columns start, …, start + c - 1."""
         position = self._targets - start
         rows = ((position >= 0) & (position < scores.shape[1])).nonzero().flatten()
         if len(rows):
@@ -102,7 +102,7 @@ class ScoreAccumulator:
             rivals.add(scores, start)
 
     def finish(self) -> SampleStatistics:
-        """Returns the statistics, in float64 on the CPU."""
+        """Return the statistics, in float64 on the CPU."""
         targets, score = self._targets.cpu(), self._target_score.cpu().double()
         seen, others = self._seen.finish(), self._seen_others.finish()
         unseen = [rivals.finish() for rivals in self._unseen]

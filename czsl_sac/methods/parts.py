@@ -18,7 +18,7 @@ def alignment_head(options: MethodOptions, backbone: CLIPBackbone) -> Aligner:
         options.alignment,
         temperature_of(options, backbone),
         reduction=options.reduction,
-        tokens=options.token_choice,
+        token_choice=options.token_choice,
         class_weight=options.class_weight,
         dim=backbone.embed_dim,
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from czsl_sac.data.images import UnreadableImageError, read_image
+from czsl_sac.data.reading import UnreadableImageError, read_image
 
 
 class ImageBatch(NamedTuple):
@@ -58,8 +58,7 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[str]]:
         matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
         files = [f for match in (matches if is_pattern else [path]) for f in _files_at(match)]
         if not files:
-            reason = "holds no file" if path.is_dir() else "is missing"
-            missing.append(f"{name} {'matches no file' if is_pattern else reason}")
+            missing.append(f"{name} {'matches no file' if is_pattern else _what_is_wrong(path)}")
         found.update(dict.fromkeys(files))
     return list(found), missing
 
@@ -85,6 +84,9 @@ class ImageFiles(Dataset[tuple[Path, Tensor | str]]):
             return path, self.transform(read_image(path))
         except UnreadableImageError as error:
             return path, str(error)
+        except (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return path, f"{path} cannot be brought to the backbone's size ({reason})"
 
 
 def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
@@ -93,14 +95,28 @@ def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
     Args:
         items: paths with images or with what is wrong.
     """
-    images = {path: image for path, image in items if isinstance(image, Tensor)}
+    read = [(path, image) for path, image in items if isinstance(image, Tensor)]
     unreadable = [problem for _, problem in items if isinstance(problem, str)]
-    stacked = torch.stack(list(images.values())) if images else torch.empty(0)
-    return ImageBatch(list(images), stacked, unreadable)
+    stacked = torch.stack([image for _, image in read]) if read else torch.empty(0)
+    return ImageBatch([path for path, _ in read], stacked, unreadable)
 
 
 def _files_at(path: Path) -> list[Path]:
     if not path.is_dir():
-        return [path] if path.exists() else []
+        return [path] if path.is_file() else []
     below = (p for p in sorted(path.rglob("*")) if p.is_file())
-    return [p for p in below if not any(x.startswith(".") for x in p.relative_to(path).parts)]
+    return [p for p in below if not any(_is_no_data(x) for x in p.relative_to(path).parts)]
+
+
+def _is_no_data(name: str) -> bool:
+    """Whether a file or folder is one that systems leave behind."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _what_is_wrong(path: Path) -> str:
+    if path.is_dir():
+        return "holds no file"
+    if path.exists():
+        return "is no regular file"
+    missing = next((p for p in reversed(path.parents) if not p.exists()), None)
+    return "is missing" if missing is None else f"is missing: there is no folder {missing}"

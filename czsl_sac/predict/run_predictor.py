@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
-from czsl_sac.predict.pictures import require_matplotlib
 from czsl_sac.predict.predictions import (
     PredictedBatch,
     Prediction,
@@ -13,6 +13,7 @@ from czsl_sac.predict.predictions import (
     top_predictions,
 )
 from czsl_sac.training.trained import TrainedRun
+from czsl_sac.wording import counted
 
 
 class RunPredictor:
@@ -100,8 +101,8 @@ class RunPredictor:
             yield batch
         if not read:
             raise ValueError(
-                f"none of the {len(paths)} files is an image that can be read: give JPEG or PNG "
-                "files, or a folder of them"
+                f"{counted(len(paths), 'file')} given, but none is an image that can be read: "
+                "give JPEG or PNG files, or a folder of them."
             )
 
     def predict(

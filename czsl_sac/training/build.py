@@ -34,7 +34,14 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
         ValueError: the name is unknown.
         FileNotFoundError: the file does not exist.
     """
-    backbone = load_backbone(config.backbone)
+    backbone = load_backbone(
+        config.backbone,
+        activation=config.activation,
+        patch_features=config.patch_features,
+        patch_drop=config.patch_drop,
+        patch_drop_eval=config.patch_drop_eval,
+    )
+    backbone.text.chunk_size = config.text_chunk_size
     backbone.requires_grad_(False)
     if config.train_backbone == "full":
         backbone.visual.requires_grad_(True)
@@ -107,23 +114,26 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
     if config.dataset == "scenes" or config.data_root is None:
         return Scenes(
             clutter=config.clutter,
+            context=config.context,
+            context_objects=config.context_objects,
             images_per_pair=config.images_per_pair,
             eval_images_per_pair=config.eval_images_per_pair,
             split_seed=config.split_seed,
+            keep=config.keep_images,
             **look,
         )
     # These load torchvision and pandas, which scenes do without.
     from czsl_sac.data.standard import StandardLayout, is_standard_layout
     from czsl_sac.data.table import ImageTable
 
-    if config.dataset == "files" and not is_standard_layout(config.data_root):
-        return ImageTable(config.data_root, on_bad_image=config.on_bad_image, **look)
-    return StandardLayout(
-        config.data_root,
-        name=config.data_root.name if config.dataset == "files" else config.dataset,
-        on_bad_image=config.on_bad_image,
-        **look,
-    )
+    look["on_bad_image"] = config.on_bad_image
+    if config.exif is not None:
+        look["exif"] = config.exif
+    own = config.dataset == "files"
+    if own and not is_standard_layout(config.data_root):
+        return ImageTable(config.data_root, **look)
+    name = config.data_root.resolve().name if own else config.dataset
+    return StandardLayout(config.data_root, name=name, **look)
 
 
 def build_method(

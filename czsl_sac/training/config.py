@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_range, suggestion
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_options, reference
 from czsl_sac.methods.sac.options import SACOptions
@@ -31,18 +31,28 @@ class DataConfig:
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A missing or damaged image: stop with its path, or open all images before training, name
     and count the bad ones and leave them out, of evaluation too."""
+    exif: Literal["follow", "ignore"] | None = None
+    """Orientation that a photograph's EXIF names: follow or ignore it; None ignores it for
+    ut-zappos, mit-states and cgqa, as the published loaders do, and follows it for others."""
     augment: bool = False
     """Distort the training images at random (flip, perspective, small rotation)."""
     num_workers: int = 0
     """Processes that read or draw images; 0 does it in the main process."""
     clutter: float = 0.75
     """Scenes: share of the image that the label does not speak of, 0 to 1."""
+    context: Literal["labels", "foreign"] = "labels"
+    """Scenes: where the small objects' shapes come from: the labels' twelve objects, or eight
+    other shapes that no text speaks of."""
+    context_objects: int | None = None
+    """Scenes: how many small objects an image has, 0 to 8; None: clutter decides."""
     images_per_pair: int = 24
     """Scenes: training images per seen composition."""
     eval_images_per_pair: int = 20
     """Scenes: validation and test images per composition of the split."""
     split_seed: int = 0
     """Scenes: seed that decides which compositions are seen; the tiny CLIP was pretrained for 0."""
+    keep_images: bool = False
+    """Scenes: keep drawn images in memory, 12 kB each at 64×64, so that later epochs draw none."""
     feature_cache: Path | None = None
     """Folder that keeps the image features of a frozen vision tower (--train-backbone none), so
     that images are encoded once for all epochs and runs; not with --augment, nor for a method
@@ -52,6 +62,7 @@ class DataConfig:
         check_types(self)
         check_range("num_workers", self.num_workers, low=0)
         check_range("clutter", self.clutter, low=0, high=1)
+        check_range("context_objects", self.context_objects, low=0, high=8)
         for name in ("images_per_pair", "eval_images_per_pair"):
             check_range(name, getattr(self, name), low=1)
 
@@ -61,8 +72,8 @@ class BackboneConfig:
     """CLIP and what of its vision tower is trained."""
 
     backbone: str = "tiny"
-    """CLIP to start from: tiny (built in), an OpenAI name such as ViT-L/14, a .pt file of theirs,
-    open_clip:MODEL/PRETRAINED, or transformers:NAME."""
+    """CLIP to start from: tiny (built in), tiny:FILE of the laboratory's weights, an OpenAI name
+    such as ViT-L/14, a .pt file of theirs, open_clip:MODEL/PRETRAINED, or transformers:NAME."""
     train_backbone: Literal["lora", "adaptformer", "none", "full"] = "lora"
     """What of the vision tower learns: LoRA (the paper), AdaptFormer's adapters (Troika), nothing
     (CSP, CoOp, DFSP), or every weight."""
@@ -82,6 +93,18 @@ class BackboneConfig:
     """Factor of each adapter's output (Troika's)."""
     adapter_dropout: float = 0.1
     """Dropout inside each adapter (Troika's)."""
+    activation: Literal["quick_gelu", "gelu"] | None = None
+    """What weights at a path were trained with: quick_gelu (OpenAI's) or gelu (most of
+    open_clip's); None takes what the source says."""
+    patch_features: Literal["last", "value"] = "last"
+    """Patch tokens: as the last layer leaves them (the paper), or its value features, which stay
+    near their place (MaskCLIP)."""
+    patch_drop: float = 0.0
+    """Share of patches left out at the input, drawn anew for each image (the pilot, Tab. 1)."""
+    patch_drop_eval: bool = False
+    """Leave them out in evaluation, too."""
+    text_chunk_size: int | None = None
+    """Prompts that the text tower encodes at once; None chooses by the device."""
     checkpoint_vision: bool = False
     """Recompute the vision tower's blocks in the backward pass: less memory, more time."""
     frozen_precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -95,6 +118,8 @@ class BackboneConfig:
         check_range("adapter_bottleneck", self.adapter_bottleneck, low=1)
         check_range("adapter_scale", self.adapter_scale, above=0)
         check_range("adapter_dropout", self.adapter_dropout, low=0, below=1)
+        check_range("patch_drop", self.patch_drop, low=0, below=1)
+        check_range("text_chunk_size", self.text_chunk_size, low=1)
         if not self.lora_targets:
             raise ValueError(
                 "lora_targets is empty but must name at least one of q, k, v, o, mlp: name one, "
@@ -165,6 +190,7 @@ class TrainConfig:
                 "set train_backbone to none",
             ),
             (self.data.augment, "augment is on", "turn augment off"),
+            (self.backbone.patch_drop > 0, "patches are dropped at random", "set patch_drop to 0"),
             (reads == "states", f"{self.method.label} reads inner states", "take another method"),
         ):
             if conflict:
@@ -190,16 +216,34 @@ class TrainConfig:
                 found |= dict.fromkeys(names, f'train_backbone is "{self.backbone.train_backbone}"')
         return found | self.method.unread()
 
-    def with_method(self, **changes: Any) -> "TrainConfig":
-        """Return the configuration with some options of the method changed.
+    def with_options(self, **changes: Any) -> "TrainConfig":
+        """Return the configuration with some options changed, whatever their group.
 
         Args:
-            changes: options of the method.
+            changes: options by name, as on the command line.
 
         Raises:
-            ValueError: a value is out of its range.
+            ValueError: an option is unknown, or a value is out of its range.
+
+        Examples:
+            >>> config = TrainConfig().with_options(beta=0.7, lr=1e-3, seed=1)
+            >>> config.method.beta, config.optim.lr, config.seed
+            (0.7, 0.001, 1)
         """
-        return replace(self, method=replace(self.method, **changes))
+        groups = ("data", "backbone", "method", "optim")
+        new: dict[str, Any] = {"seed": changes.get("seed", self.seed)}
+        known = {"seed"}
+        for group in groups:
+            own = {f.name for f in fields(getattr(self, group))}
+            known |= own
+            given = {name: value for name, value in changes.items() if name in own}
+            new[group] = replace(getattr(self, group), **given)
+        for name in changes.keys() - known:
+            raise ValueError(
+                f"{name} is given but must be an option of data, backbone, optimisation or "
+                f"{self.method.name}: {suggestion(name, known) or 'leave it out.'}"
+            )
+        return replace(self, **new)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: one dictionary per group of options."""
@@ -243,5 +287,8 @@ def _method_from(values: object) -> MethodOptions:
     return from_json(options, own, f"method {options.name}")
 
 
-_SCENES = ("clutter", "images_per_pair", "eval_images_per_pair", "split_seed")
-_FILES = ("data_root", "on_bad_image")
+_SCENES = (
+    *("clutter", "context", "context_objects", "images_per_pair", "eval_images_per_pair"),
+    *("split_seed", "keep_images"),
+)
+_FILES = ("data_root", "on_bad_image", "exif")

@@ -55,7 +55,8 @@ def fit(
     elif not method.stages:
         progress = Progress(best=UNTRAINED, finished=True)
         if session.is_main:
-            folder.save_best(method.trained_state(), UNTRAINED)
+            state = method.trained_state()
+            folder.save_checkpoint(Checkpoint(progress, state, state, {}))
     else:
         method.eval()
         with session.autocast():

@@ -115,21 +115,22 @@ def evaluate_open_world(
         if scores is not None and thresholds is not None:
             feasibility = Feasibility(scores, thresholds, options.rule)
         evaluator = CZSLEvaluator(space, protocol=protocol, feasibility=feasibility)
-        gap = score_split(
+        measured = score_split(
             predictor,
             evaluator,
             data,
             name,
             session,
             position=space.indices(data.space.pairs),
+            aligner=method.aligner,
         )
-        return replace(evaluator.compute(), modality_gap=gap, world="open")
+        return replace(evaluator.compute(), world="open", **measured)
 
     if scores is None:
         return evaluate(split, None)
     threshold = options.threshold
     if threshold is None:
-        validation = evaluate("val", threshold_grid(scores, space, options.num_thresholds))
+        validation = evaluate("val", threshold_grid(scores, space, count=options.num_thresholds))
         if split == "val":
             return validation
         threshold = validation.threshold

@@ -6,9 +6,9 @@ stands with the method, in the `settings` of its options.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from czsl_sac.checks import check_choice
 from czsl_sac.methods.registry import method_options
@@ -91,25 +91,5 @@ def preset_for(name: str, method: str = "sac") -> TrainConfig:
     """
     check_choice("preset", name, DATA_SETS)
     preset, options = DATA_SETS[name], method_options(method)
-    settings = dict(options.settings.get(name, {}))
-    config = TrainConfig(
-        preset.data,
-        replace(preset.backbone, **_own(preset.backbone, settings)),
-        options(**_own(options, settings)),
-        replace(preset.optim, **_own(preset.optim, settings)),
-    )
-    known = {
-        f.name for group in (config.backbone, config.method, config.optim) for f in fields(group)
-    }
-    unknown = settings.keys() - known
-    if unknown:
-        raise ValueError(
-            f"settings of {options.name} for {name} hold {min(unknown)!r}, which is no option of "
-            "the method, the backbone or the optimisation: correct their names."
-        )
-    return config
-
-
-def _own(group: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(group)}
-    return {name: value for name, value in settings.items() if name in names}
+    config = TrainConfig(preset.data, preset.backbone, options(), preset.optim)
+    return config.with_options(**options.settings.get(name, {}))

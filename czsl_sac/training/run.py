@@ -1,12 +1,15 @@
 """Train a run into its folder, or go on with one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from czsl_sac.data import CZSLData, SplitName
@@ -70,19 +73,23 @@ def train(
     start = perf_counter()
     folder = RunFolder(run_dir)
     config = _absolute(config)
-    if not resume and folder.holds_run:
-        raise FileExistsError(
-            f"run_dir is {folder.path} but must hold no run yet: pass --resume to continue it, or "
-            "another --run-dir."
-        )
-    record, checkpoint = _continued(folder, config) if resume else (None, None)
-    if record is not None and checkpoint is not None and checkpoint.progress.finished:
-        done = _finished(folder, record, checkpoint, start)
+    found = _found(folder, config) if resume else None
+    if found is not None:
+        done = _finished(folder, *found, start)
         if done is not None:
             return done
-    check_data(config.data)
     session = Session.of(config)
-    with folder.claim():
+    if session.is_main and not resume:
+        _check_new(folder)
+    check_data(config.data)
+    with folder.claim() if session.is_main else nullcontext():
+        # Another process may have trained here until now.
+        if resume:
+            record, checkpoint = _found(folder, config)
+        else:
+            record, checkpoint = None, None
+            if session.is_main:
+                _check_new(folder)
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.backbone)
         backbone.remember_base()  # once a run: hashing a large CLIP takes seconds
@@ -99,12 +106,12 @@ def train(
             check_backbone(folder, record, backbone)
             data = open_data(config, backbone, record, folder)
         method = build_method(config, backbone, data.space).to(session.device)
-        data = cached(data, config, backbone, session)
         if session.is_main:
             folder.write_record(record)
             if checkpoint is not None:
                 folder.derive(checkpoint)
-            tqdm.write(_header(method, data, record, folder, session))
+            tqdm.write(_header(method, data, record, folder, session, checkpoint))
+        data = cached(data, config, backbone, session)
         return _train(method, data, record, folder, session, checkpoint, start)
 
 
@@ -120,13 +127,12 @@ def _train(
     """Train, then bring in line what follows from the best weights: memory and test result."""
     progress = fit(method, data, record.config, folder, session, checkpoint=checkpoint)
     method.eval()
-    images = (batch for batch, _ in session.batches(data.split("train"), "filling the memory"))
     with session.autocast():
-        method.fill_memory(images)
+        method.fill_memory(_training_images(data, session))
     test = evaluate_method(method, data, "test", session)
     if session.is_main:
         folder.save_memory(method.memory_state(), progress.best)
-        folder.save_test(test, progress.best)
+        folder.save_test(test, progress.best, session.batch_size)
     return RunSummary(
         folder.path,
         record.config,
@@ -137,10 +143,21 @@ def _train(
     )
 
 
+def _training_images(data: CZSLData, session: Session) -> Iterator[Tensor]:
+    """The training images; the split is opened when the first is asked for."""
+    for images, _ in session.batches(data.split("train"), "filling the memory"):
+        yield images
+
+
 def _header(
-    method: CZSLMethod, data: CZSLData, record: RunRecord, folder: RunFolder, session: Session
+    method: CZSLMethod,
+    data: CZSLData,
+    record: RunRecord,
+    folder: RunFolder,
+    session: Session,
+    checkpoint: Checkpoint | None,
 ) -> str:
-    """What runs where, in three lines."""
+    """What runs where, in three lines, and from where it goes on."""
     config = record.config
     images = ", ".join(f"{len(data.split(n))} {n}" for n in get_args(SplitName))  # type: ignore[arg-type]
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
@@ -151,11 +168,29 @@ def _header(
         f"{config.method.label} on {data.name} into {folder.path}: {session.device}, {precision}, "
         f"{processes} process{'es' if processes > 1 else ''}.\n"
         f"Images: {images}. Compositions: {len(data.space)}, {int(data.space.seen_mask.sum())} "
-        f"seen. Trained parameters: {trained:,}.\n{versions}."
+        f"seen. Trained parameters: {trained:,}.\n{versions}.{_ended(checkpoint)}"
     )
 
 
-def _continued(folder: RunFolder, config: TrainConfig) -> tuple[RunRecord, Checkpoint | None]:
+def _ended(checkpoint: Checkpoint | None) -> str:
+    if checkpoint is None:
+        return ""
+    progress = checkpoint.progress
+    if progress.finished:
+        return "\nAll epochs have ended."
+    stage = progress.records[-1]["stage"]
+    return f"\nGoing on after epoch {progress.epoch} of stage {stage}."
+
+
+def _check_new(folder: RunFolder) -> None:
+    if folder.holds_run:
+        raise FileExistsError(
+            f"run_dir is {folder.path} but must hold no run yet: pass --resume to continue it, or "
+            "another --run-dir."
+        )
+
+
+def _found(folder: RunFolder, config: TrainConfig) -> tuple[RunRecord, Checkpoint | None]:
     """Return record and checkpoint of a run to continue with `config`, or refuse to."""
     if not folder.holds_run:
         raise FileNotFoundError(
@@ -180,20 +215,17 @@ def _continued(folder: RunFolder, config: TrainConfig) -> tuple[RunRecord, Check
                 "as have ended: raise it, or begin another run."
             )
         progress.finished = progress.finished and config.optim.epochs == progress.epoch
-    tqdm.write(
-        f"Going on in {folder.path} after epoch {progress.epoch} of stage {records[-1]['stage']}."
-        if not progress.finished
-        else f"All epochs of {folder.path} have ended."
-    )
     return continued, checkpoint
 
 
 def _finished(
-    folder: RunFolder, record: RunRecord, checkpoint: Checkpoint, start: float
+    folder: RunFolder, record: RunRecord, checkpoint: Checkpoint | None, start: float
 ) -> RunSummary | None:
-    """Return what a finished run has to show; None if its memory or result must be made."""
+    """Return what a finished run has to show; None if something is still to be done."""
+    if checkpoint is None or not checkpoint.progress.finished:
+        return None
     tag = checkpoint.progress.best
-    test = folder.load_test(tag)
+    test = folder.load_test(tag, record.config.optim.eval_batch_size)
     if test is None or folder.load_memory(tag) is None:
         return None
     return RunSummary(

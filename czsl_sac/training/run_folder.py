@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -101,9 +101,12 @@ class RunFolder:
     def claim(self) -> Iterator[None]:
         """Hold the folder for one training; what a killed writer left behind is cleared away.
 
+        A folder that was made for it and in which no run was begun is removed again.
+
         Raises:
             FileExistsError: another process holds it.
         """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         lock, holder = FileLock(self.path / _CLAIM), self.path / _HOLDER
         try:
@@ -119,7 +122,12 @@ class RunFolder:
             yield
         finally:
             holder.unlink(missing_ok=True)
+            if not self.holds_run:
+                (self.path / _CLAIM).unlink(missing_ok=True)
             lock.release()
+            with suppress(OSError):  # something else is there
+                for path in made:
+                    path.rmdir()
 
     def write_record(self, record: RunRecord) -> None:
         """Write what the run is; this is what makes the folder a run."""
@@ -216,8 +224,9 @@ class RunFolder:
         """
         saved = self.load_checkpoint()
         if saved is not None and checkpoint == "last":
-            done = saved.progress.records[-1]
-            return f"{done['stage']}:{done['epoch']}", saved.weights
+            done = saved.progress.records[-1:]
+            tags = [f"{record['stage']}:{record['epoch']}" for record in done]
+            return (tags or [saved.progress.best])[0], saved.weights
         if saved is not None and self._tag(BEST) != saved.progress.best:
             return saved.progress.best, saved.best_weights  # killed before they were written
         if checkpoint == "last" or not (self.path / BEST).is_file():
@@ -247,20 +256,23 @@ class RunFolder:
         """
         return load_tensors(self.path / MEMORY) if self._tag(MEMORY) == tag else None
 
-    def save_test(self, result: CZSLResult, tag: str) -> None:
+    def save_test(self, result: CZSLResult, tag: str, batch_size: int) -> None:
         """Write the result on the test split.
 
         Args:
             result: metrics.
             tag: weights that were tested.
+            batch_size: images of a batch, which decides how often a dynamic memory is updated.
         """
-        save_json(self.path / TEST, {"weights": tag, "result": result.to_dict(details=True)})
+        about = {"weights": tag, "batch_size": batch_size}
+        save_json(self.path / TEST, {**about, "result": result.to_dict(details=True)})
 
-    def load_test(self, tag: str) -> CZSLResult | None:
-        """Return what `save_test` wrote; None if it was not of these weights.
+    def load_test(self, tag: str, batch_size: int) -> CZSLResult | None:
+        """Return what `save_test` wrote; None if it was not of these weights and batches.
 
         Args:
             tag: the weights in use.
+            batch_size: images of a batch.
 
         Raises:
             ValueError: the file is damaged.
@@ -270,7 +282,8 @@ class RunFolder:
             return None
         found = read_json(path, "delete it, it is made again")
         try:
-            return CZSLResult.from_dict(found["result"]) if found["weights"] == tag else None
+            same = (found["weights"], found["batch_size"]) == (tag, batch_size)
+            return CZSLResult.from_dict(found["result"]) if same else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{path} is damaged but must hold a result ({error!r}): delete it, it is made "

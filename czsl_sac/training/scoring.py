@@ -2,12 +2,14 @@
 
 from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from czsl_sac.blocks.alignment import Aligner, ClassTokenAligner
 from czsl_sac.data import CZSLData, SplitName
-from czsl_sac.evaluation import CZSLEvaluator, CZSLResult, ModalityGap
+from czsl_sac.evaluation import CZSLEvaluator, CZSLResult, ModalityGap, PatchShares
 from czsl_sac.evaluation.curve import Protocol
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
@@ -61,8 +63,16 @@ def evaluate_method(
     with session.autocast():
         predictor = method.predictor(space, stage)
     evaluator = CZSLEvaluator(space, protocol=protocol)
-    gap = score_split(predictor, evaluator, data, split, session, position=position)
-    return replace(evaluator.compute(), modality_gap=gap)
+    measured = score_split(
+        predictor,
+        evaluator,
+        data,
+        split,
+        session,
+        position=position,
+        aligner=None if stage else method.aligner,
+    )
+    return replace(evaluator.compute(), **measured)
 
 
 def score_split(
@@ -73,7 +83,8 @@ def score_split(
     session: Session,
     *,
     position: Tensor,
-) -> dict[str, dict[str, float]]:
+    aligner: Aligner | None = None,
+) -> dict[str, Any]:
     """Let an evaluator see the scores of every image of a split, in its fixed order.
 
     A batch is shared out to the processes, and all take in what each of them found, a few numbers
@@ -88,23 +99,40 @@ def score_split(
         split: `"val"` or `"test"`.
         session: device, precision and processes.
         position: column of each composition of `data.space`, `[C]` int64.
+        aligner: the method's, whose winners are counted; None counts none, which is faster.
 
     Returns:
-        `relative_modality_gap` and `modality_gap_l2` by image feature: see
-        `Predictor.gap_features`.
+        What was measured beside the scores, fields of a `CZSLResult`: `modality_gap` and
+        `patch_shares`.
     """
     loader = session.shared_loader(data.split(split))
     gather = predictor.gather = session.gather
-    gaps = _Gaps(predictor.gap_text)
+    gaps, shares = _Gaps(predictor.gap_text), PatchShares()
     for images, targets in session.bar(loader, f"scoring {split}"):
         columns = position[targets.cpu()]
         with session.autocast():
             encoded = predictor.encode(images)
             rows = evaluator.summarize(predictor.score_chunks(encoded), columns)
-        evaluator.add_state(gather(rows))
+            looks = (
+                _looks(predictor, aligner, encoded, columns.to(images.device)) if aligner else {}
+            )
+        evaluator.merge_state(gather(rows))
+        shares.update(**gather(looks))
         features = predictor.gap_features(encoded, columns.to(images.device))
         gaps.update(*gather((features, columns)))
-    return gaps.compute()
+    return {"modality_gap": gaps.compute(), "patch_shares": shares.compute()}
+
+
+@torch.no_grad()
+def _looks(
+    predictor: Predictor, aligner: Aligner, encoded: Any, columns: Tensor
+) -> dict[str, Tensor]:
+    """What `PatchShares` takes of a batch, as far as the method has it."""
+    found = {"attention": predictor.attention(encoded)}
+    if predictor.says_what_it_compares and not isinstance(aligner, ClassTokenAligner):
+        tokens, text = predictor.compared(encoded, columns)
+        found["winners"] = aligner.winners(tokens, text)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class _Gaps:

@@ -159,7 +159,7 @@ def changed(config: TrainConfig, *, data_root: Path | None = None, **changes: An
                 f"trained: of {options.name}'s options inference reads "
                 f"{', '.join(sorted(options.inference))} alone."
             )
-    config = config.with_method(**changes)
+    config = config.with_options(**changes)
     if data_root is None:
         return config
     return replace(config, data=replace(config.data, data_root=data_root.resolve()))

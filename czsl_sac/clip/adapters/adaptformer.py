@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from czsl_sac.checks import check_range
 from czsl_sac.clip.adapters.layers import choose_layers
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 
@@ -29,15 +30,16 @@ class AdaptFormer(nn.Module):
         scale: factor of the output, fixed.
         dropout: probability of zeroing a hidden unit in training.
 
-    >>> bool((AdaptFormer(width=8, bottleneck=4)(torch.ones(3, 5, 8)) == 0).all())
-    True
+    Examples:
+        >>> bool((AdaptFormer(width=8, bottleneck=4)(torch.ones(3, 5, 8)) == 0).all())
+        True
     """
 
     def __init__(
         self, width: int, *, bottleneck: int = 64, scale: float = 0.1, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale = float(scale)
         self.down = nn.Linear(width, bottleneck)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(bottleneck, width)
@@ -46,7 +48,7 @@ class AdaptFormer(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps tokens [B, n, W] to tokens [B, n, W] of the same dtype."""
+        """Map tokens `[B, n, W]` to tokens `[B, n, W]` of the same dtype."""
         hidden = self.dropout(F.relu(self.down(x.to(self.down.weight.dtype))))
         return (self.scale * self.up(hidden)).to(x.dtype)
 
@@ -62,7 +64,7 @@ def apply_adaptformer(
     dropout: float = 0.1,
     layers: Iterable[int] | None = None,
 ) -> _ModuleT:
-    """Adds two adapters to every block inside a module, in place.
+    """Add two adapters to every block inside a module, in place.
 
     A block then computes x + attn(ln_1(x)) + adapter(x), then x + mlp(ln_2(x)) + adapter'(x). At
     the start the module computes exactly what it did. The base weights are left as they are:
@@ -70,7 +72,7 @@ def apply_adaptformer(
     Troika's. Adapters are float32 even where the weights are of half precision.
 
     Args:
-        module: a tower such as `backbone.visual`.
+        module: a tower, `backbone.visual` or `backbone.text`.
         bottleneck: size of the hidden layers.
         scale: factor of the outputs.
         dropout: probability of zeroing a hidden unit in training.
@@ -80,21 +82,21 @@ def apply_adaptformer(
         The same module.
 
     Raises:
-        ValueError: if an option is out of range, there is no block to adapt, or adapters are
+        ValueError: an option is out of range, there is no block to adapt, or adapters are
             there already; the module is then unchanged.
 
-    >>> from czsl_sac.clip.transformer import Transformer
-    >>> tower = apply_adaptformer(Transformer(8, 2, 2).requires_grad_(False), bottleneck=4)
-    >>> sum(p.numel() for p in tower.parameters() if p.requires_grad)
-    304
+    Examples:
+        >>> from czsl_sac.clip.transformer import Transformer
+        >>> tower = apply_adaptformer(Transformer(8, 2, 2).requires_grad_(False), bottleneck=4)
+        >>> sum(p.numel() for p in tower.parameters() if p.requires_grad)
+        304
     """
-    if bottleneck < 1:
-        raise ValueError(f"bottleneck must be at least 1, got {bottleneck}; leave adapters out")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    blocks = _select_blocks(module, layers)
+    check_range("bottleneck", bottleneck, low=1)
+    check_range("dropout", dropout, low=0.0, below=1.0)
+    found = [part for part in module.modules() if isinstance(part, ResidualAttentionBlock)]
+    blocks = choose_layers(found, layers, "blocks", module)
     if any(block.attn_adapter is not None for block in blocks):
-        raise ValueError("module already has adapters: apply AdaptFormer once, to a plain module")
+        raise ValueError("module has adapters already but must be plain: apply AdaptFormer once.")
     for block in blocks:
         attach_adaptformer(block, bottleneck=bottleneck, scale=scale, dropout=dropout)
     return module
@@ -103,7 +105,7 @@ def apply_adaptformer(
 def attach_adaptformer(
     block: ResidualAttentionBlock, *, bottleneck: int, scale: float, dropout: float
 ) -> None:
-    """Adds two adapters to one block; `apply_adaptformer` does so by layers.
+    """Add two adapters to one block; `apply_adaptformer` does so by layers.
 
     Args:
         block: without adapters.
@@ -118,13 +120,3 @@ def attach_adaptformer(
         .train(block.training)  # no dropout in a tower that is in evaluation mode
         for _ in range(2)
     )
-
-
-def _select_blocks(module: nn.Module, layers: Iterable[int] | None) -> list[ResidualAttentionBlock]:
-    blocks = [part for part in module.modules() if isinstance(part, ResidualAttentionBlock)]
-    if not blocks:
-        raise ValueError(
-            f"module holds no block that AdaptFormer knows, got {type(module).__name__}: give a "
-            "tower such as backbone.visual"
-        )
-    return choose_layers(blocks, layers, "blocks")

@@ -1,13 +1,20 @@
 """open_clip's CLIPs with a plain vision transformer, as the package's own backbone."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from czsl_sac.clip.backbone import OPENAI_MEAN, OPENAI_STD, CLIPBackbone
+from czsl_sac.checks import check_choice
+from czsl_sac.clip.backbone import OPENAI_MEAN, OPENAI_STD, CLIPBackbone, check_weights
+from czsl_sac.clip.checkpoints import plain_model, plain_weights, read_checkpoint
 from czsl_sac.clip.config import infer_config
 from czsl_sac.clip.tokenizer import PaddedTokenizer
 from czsl_sac.clip.transformer import Activation
@@ -16,13 +23,14 @@ __all__ = ["from_open_clip", "load_open_clip"]
 
 
 def from_open_clip(model: nn.Module, tokenizer: Any, *, name: str = "open_clip") -> CLIPBackbone:
-    """Makes a backbone of a model of `open_clip`, with the same weights.
+    """Make a backbone of a model of `open_clip`, with the same weights.
 
     Args:
         model: an `open_clip.CLIP`, or an `open_clip.CustomTextCLIP` with open_clip's own text
             tower, whose vision tower is a plain vision transformer: ViT-B-32 to ViT-bigG-14 and
-            their quickgelu variants. The activation is the model's, QuickGELU or GELU, and so are
-            mean and standard deviation of the images, where `create_model` has set them.
+            their quickgelu variants; also inside `DataParallel` or `torch.compile`. The activation
+            is the model's, QuickGELU or GELU, and so are mean and standard deviation of the
+            images, where `create_model` has set them.
         tokenizer: `open_clip.get_tokenizer(...)` of the same model.
         name: for printouts and checkpoints.
 
@@ -32,20 +40,22 @@ def from_open_clip(model: nn.Module, tokenizer: Any, *, name: str = "open_clip")
         to float32 rounding.
 
     Raises:
-        ValueError: if the model is none of these (CoCa, SigLIP, a ResNet or a tower of timm, a
+        ValueError: the model is none of these (CoCa, SigLIP, a ResNet or a tower of timm, a
             text tower of transformers), or the tokenizer is not open_clip's or not the model's.
-        ImportError: if open_clip is not installed.
+        ImportError: open_clip is not installed.
 
-    Example, for some 600 MB of weights::
+    Examples:
+        For some 600 MB of weights::
 
-        model, _, _ = open_clip.create_model_and_transforms("ViT-B-32", "laion2b_s34b_b79k")
-        backbone = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"))
+            model, _, _ = open_clip.create_model_and_transforms("ViT-B-32", "laion2b_s34b_b79k")
+            backbone = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"))
     """
     library = _import_open_clip()
+    model = plain_model(model)
     if not isinstance(model, library.CLIP | library.CustomTextCLIP):
         raise _refusal(f"it is a {type(model).__name__}")
-    visual: Any = model.visual
-    text: Any = model.text if isinstance(model, library.CustomTextCLIP) else model
+    visual: Any = plain_model(model.visual)
+    text: Any = plain_model(model.text) if isinstance(model, library.CustomTextCLIP) else model
     if not isinstance(visual, library.transformer.VisionTransformer):
         raise _refusal(f"its vision tower is a {type(visual).__name__}")
     if not isinstance(text, library.CLIP | library.transformer.TextTransformer):
@@ -61,7 +71,8 @@ def from_open_clip(model: nn.Module, tokenizer: Any, *, name: str = "open_clip")
         raise _refusal("its text tower is not causal")
     if visual.grid_size[0] != visual.grid_size[1]:
         raise _refusal(f"its images are not square but {visual.image_size} pixels")
-    weights = {key.removeprefix("text."): value for key, value in model.state_dict().items()}
+    weights = plain_weights(model.state_dict())
+    weights = {key.removeprefix("text."): value for key, value in weights.items()}
     weights["logit_scale"] = weights["logit_scale"].reshape(())
     config = replace(
         infer_config(weights),
@@ -80,36 +91,91 @@ def from_open_clip(model: nn.Module, tokenizer: Any, *, name: str = "open_clip")
     )
 
 
-def load_open_clip(name: str) -> CLIPBackbone:
-    """Loads a model of open_clip by name.
+def load_open_clip(name: str, *, activation: Activation | None = None) -> CLIPBackbone:
+    """Load a model of open_clip by name.
 
     Args:
         name: "MODEL/PRETRAINED" as `open_clip.list_pretrained()` has them, such as
             "ViT-B-32/laion2b_s34b_b79k"; PRETRAINED may be the path of a checkpoint; or
             "hf-hub:ORGANISATION/MODEL".
+        activation: what the weights at a path were trained with, which they do not show:
+            `"quick_gelu"` or `"gelu"`; None takes the model's, with a warning unless its name says
+            quickgelu.
 
     Raises:
-        ValueError: if the name is unknown, or the model is not a CLIP with a vision transformer.
-        ImportError: if open_clip is not installed.
+        ValueError: the name is unknown, the weights at the path are damaged or another model's, or
+            the model is not a CLIP with a vision transformer.
+        ImportError: open_clip is not installed.
+
+    Warns:
+        UserWarning: nothing says which activation the weights were trained with.
     """
     library = _import_open_clip()
     if name.startswith("hf-hub:"):
-        architecture, pretrained = name, None
-    else:
-        architecture, _, pretrained = name.partition("/")
-        if not pretrained:
-            raise ValueError(
-                f"backbone open_clip:{name} names no weights: write open_clip:MODEL/PRETRAINED, "
-                f"PRETRAINED being one of {library.list_pretrained_tags_by_model(architecture)}"
-            )
+        return _create(library, name, name, None)
+    architecture, _, pretrained = name.partition("/")
+    check_choice("model of open_clip", architecture, library.list_models())
+    tags = library.list_pretrained_tags_by_model(architecture)
+    if not pretrained:
+        raise ValueError(
+            f"backbone is open_clip:{name} but must name weights too: write "
+            f"open_clip:{name}/PRETRAINED, PRETRAINED being one of {', '.join(tags)}, or a path."
+        )
+    if not Path(pretrained).is_file():
+        check_choice(f"weights of {architecture}", pretrained, (*tags, "the path of a file"))
+        # open_clip takes the model's activation, whatever the weights were trained with.
+        quick = library.get_pretrained_cfg(architecture, pretrained).get("quick_gelu", False)
+        return _create(library, name, architecture, pretrained, force_quick_gelu=quick)
+    if activation is None and not architecture.endswith("-quickgelu"):
+        warnings.warn(
+            f"{pretrained} does not say whether its weights were trained with GELU (that of "
+            f"{architecture}, which is taken) or QuickGELU (OpenAI's), and the other gives wrong "
+            'features: pass activation="gelu" or "quick_gelu" to load_backbone, or name '
+            f"{architecture}-quickgelu.",
+            stacklevel=3,
+        )
+    return _create(
+        library,
+        name,
+        architecture if activation is None else architecture.removesuffix("-quickgelu"),
+        Path(pretrained),
+        force_quick_gelu=activation == "quick_gelu",
+    )
+
+
+def _create(
+    library: ModuleType, name: str, architecture: str, weights: str | Path | None, **options: bool
+) -> CLIPBackbone:
+    """Build a model with the weights of a tag, or with those at a path."""
     try:
-        model = library.create_model(architecture, pretrained)
+        if isinstance(weights, Path):
+            with _quiet():  # which warns that the weights are random: they are not for long
+                model = library.create_model(architecture, **options)
+        else:
+            model = library.create_model(architecture, weights, **options)
     except RuntimeError as error:
         raise ValueError(
             f"open_clip could not make {name!r} ({error}): open_clip.list_pretrained() lists the "
-            "names and weights that there are"
+            "names and weights that there are."
         ) from error
+    if isinstance(weights, Path):
+        state_dict, _ = read_checkpoint(weights)
+        try:
+            check_weights(model, state_dict)
+        except ValueError as error:
+            raise ValueError(f"{weights}: {error}") from error
+        model.load_state_dict(state_dict)
     return from_open_clip(model, library.get_tokenizer(architecture), name=f"open_clip:{name}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _import_open_clip() -> ModuleType:
@@ -124,8 +190,8 @@ def _import_open_clip() -> ModuleType:
 
 def _refusal(reason: str) -> ValueError:
     return ValueError(
-        f"model is not a CLIP whose tokens live in the joint space, {reason}: take an "
-        "open_clip.CLIP with a plain vision transformer, such as ViT-B-32 or ViT-L-14"
+        f"model must be a CLIP whose tokens live in the joint space, but {reason}: take an "
+        "open_clip.CLIP with a plain vision transformer, such as ViT-B-32 or ViT-L-14."
     )
 
 
@@ -149,13 +215,13 @@ def _wrap_tokenizer(tokenizer: Any, context_length: int, vocab_size: int) -> Pad
     parts = ("encode", "sot_token_id", "eot_token_id")
     if not all(hasattr(tokenizer, part) for part in parts):
         raise ValueError(
-            f"tokenizer must be one of open_clip's for CLIP, with {', '.join(parts)}, got "
-            f"{type(tokenizer).__name__}: take open_clip.get_tokenizer(MODEL)"
+            f"tokenizer is a {type(tokenizer).__name__} but must be one of open_clip's for CLIP, "
+            f"with {', '.join(parts)}: take open_clip.get_tokenizer(MODEL)."
         )
     if max(tokenizer.sot_token_id, tokenizer.eot_token_id) >= vocab_size:
         raise ValueError(
-            f"tokenizer has the id {tokenizer.eot_token_id} but the model knows {vocab_size} ids: "
-            "take open_clip.get_tokenizer(MODEL) of the same model"
+            f"tokenizer has the id {tokenizer.eot_token_id} but must be within the {vocab_size} "
+            "ids that the model knows: take open_clip.get_tokenizer(MODEL) of the same model."
         )
     return PaddedTokenizer(
         tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id, context_length

@@ -1,28 +1,28 @@
 """OpenAI's CLIP: its weights, by name, file or model, and its tokenizer."""
 
 import os
-import pickle
 import sys
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from czsl_sac.checks import check_choice
 from czsl_sac.clip.backbone import CLIPBackbone
-from czsl_sac.clip.config import infer_config
+from czsl_sac.clip.checkpoints import plain_model, plain_weights, read_checkpoint
+from czsl_sac.clip.config import ARCHIVE_CONSTANTS, CLIPConfig, infer_config
 from czsl_sac.clip.tokenizer import PaddedTokenizer
+from czsl_sac.clip.transformer import Activation
 
 __all__ = ["OpenAITokenizer", "import_clip", "load_openai"]
 
 
 def import_clip() -> ModuleType:
-    """Imports OpenAI's `clip`, also beside a setuptools that has no `pkg_resources` any more.
+    """Import OpenAI's `clip`, also beside a setuptools that has no `pkg_resources` any more.
 
     openai-clip 1.0.1 begins with `from pkg_resources import packaging`. setuptools ≥ 70 keeps no
     `packaging` there and setuptools ≥ 82 has no `pkg_resources` at all, so in a new environment
@@ -34,7 +34,7 @@ def import_clip() -> ModuleType:
         The module `clip`.
 
     Raises:
-        ImportError: if openai-clip is not installed, or another package named clip is.
+        ImportError: openai-clip is not installed, or another package named clip is.
     """
     stand_in = ModuleType("pkg_resources")
     before = sys.modules.get("pkg_resources")
@@ -67,11 +67,12 @@ class OpenAITokenizer(PaddedTokenizer):
     Args:
         context_length: ids a text, start and end included.
 
-    >>> tokenizer = OpenAITokenizer()
-    >>> tokenizer.encode("a photo of")
-    [320, 1125, 539]
-    >>> tokenizer(["a photo of"])[0, :6]
-    tensor([49406,   320,  1125,   539, 49407,     0])
+    Examples:
+        >>> tokenizer = OpenAITokenizer()
+        >>> tokenizer.encode("a photo of")
+        [320, 1125, 539]
+        >>> tokenizer(["a photo of"])[0, :6]
+        tensor([49406,   320,  1125,   539, 49407,     0])
     """
 
     def __init__(self, context_length: int = 77) -> None:
@@ -83,39 +84,47 @@ class OpenAITokenizer(PaddedTokenizer):
         super().__init__(bpe.encode, ids["<|startoftext|>"], ids["<|endoftext|>"], context_length)
 
 
-def load_openai(source: str | os.PathLike[str] | nn.Module) -> CLIPBackbone:
-    """Loads OpenAI's CLIP with a vision transformer, in float32, in evaluation mode.
+def load_openai(
+    source: str | os.PathLike[str] | nn.Module, *, activation: Activation | None = None
+) -> CLIPBackbone:
+    """Load OpenAI's CLIP with a vision transformer, in float32, in evaluation mode.
 
     Args:
         source: a model name of `clip.available_models()`, which `clip` downloads into
-            ~/.cache/clip and checks; or the path of a .pt file, OpenAI's archive (TorchScript) or
-            a state dict; or a model of `clip`, whose weights are copied.
+            ~/.cache/clip and checks; or the path of OpenAI's archive (TorchScript), of a state
+            dict, or of a fine-tuning's checkpoint that holds one (see
+            `czsl_sac.clip.checkpoints.plain_weights`); or a model of `clip`, also one inside
+            `DataParallel` or `torch.compile`, whose weights are copied.
+        activation: what a state dict was trained with, which its weights do not show:
+            `"quick_gelu"` or `"gelu"`; None takes OpenAI's QuickGELU, with a warning where the file
+            does not say that it is OpenAI's.
 
     Returns:
         The backbone. Its class token is `model.encode_image` and its text features are
         `model.encode_text` for the same weights, to float32 rounding.
 
     Raises:
-        ValueError: if the name is unknown, or the weights are not of a CLIP with a vision
+        ValueError: the name is unknown, or the weights are damaged or not of a CLIP with a vision
             transformer.
-        FileNotFoundError: if there is no such file.
-        ConnectionError: if the download fails.
+        FileNotFoundError: there is no such file.
+        ConnectionError: the download fails.
+
+    Warns:
+        UserWarning: nothing says which activation the weights were trained with.
     """
     if isinstance(source, nn.Module):
-        return _from_model(source, name="clip")
+        return _from_model(plain_model(source), name="clip")
     name = os.fspath(source)
     path = Path(name)
     if name in import_clip().available_models():
         return _from_model(_download(name), name=name)
     if path.is_file():
-        return _from_state_dict(_read(path), name=path.stem)
+        return _from_file(path, activation)
     if path.suffix or isinstance(source, os.PathLike):
         raise FileNotFoundError(f"there is no file {name} to read CLIP's weights from")
-    raise ValueError(
-        f"unknown backbone {name!r}: give one of {', '.join(_vision_transformers())}, 'tiny', "
-        "open_clip:MODEL/PRETRAINED, transformers:NAME (those three to load_backbone), the path "
-        "of a .pt file of OpenAI's CLIP, or a model of clip"
-    )
+    others = ("tiny", "open_clip:MODEL/PRETRAINED", "transformers:NAME", "the path of a .pt file")
+    check_choice("backbone", name, (*_vision_transformers(), *others))
+    raise FileNotFoundError(f"there is no file {name} to read CLIP's weights from")
 
 
 def _vision_transformers() -> list[str]:
@@ -125,8 +134,9 @@ def _vision_transformers() -> list[str]:
 def _download(name: str) -> nn.Module:
     if not name.startswith("ViT"):  # say so before gigabytes are on the disk
         raise ValueError(
-            f"backbone {name!r} is a ResNet CLIP, whose features are not tokens of the joint "
-            f"space: take one of {', '.join(_vision_transformers())}"
+            f"backbone is {name!r}, a ResNet CLIP, whose features are not tokens of the joint "
+            f"space, but must be a vision transformer: take one of "
+            f"{', '.join(_vision_transformers())}."
         )
     try:
         model, _ = import_clip().load(name, device="cpu")
@@ -138,59 +148,50 @@ def _download(name: str) -> nn.Module:
     return model
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
-    """Reads the weights in a TorchScript archive or in a saved state dict."""
-    if _is_torchscript(path):
-        # Torch deprecates the format, but OpenAI's files stay what they are.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            archive: Any = torch.jit.load(path, map_location="cpu")
-        return archive.state_dict()
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is neither an archive of OpenAI's CLIP nor a state dict saved by torch.save"
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ValueError(f"{path} must hold a state dict, names to tensors, and nothing else")
-    return weights
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def _from_model(model: nn.Module, *, name: str) -> CLIPBackbone:
     library = type(model).__module__.split(".")[0]
     if library in ("open_clip", "transformers"):  # its weights do not show its activation
         raise ValueError(
-            f"model is one of {library}, not of clip: call czsl_sac.from_{library}(model, "
-            "tokenizer)"
+            f"source is a model of {library} but must be one of clip: call "
+            f"czsl_sac.from_{library}(model, tokenizer)."
         )
-    state_dict = model.state_dict()
-    if isinstance(model, torch.jit.ScriptModule):
-        return _from_state_dict(state_dict, name=name)
-    # A model built by hand may have other than 64 channels a head, which its weights do not show.
-    config = replace(
-        infer_config(state_dict),
-        vision_heads=_heads(model.get_submodule("visual.transformer.resblocks.0.attn")),
-        text_heads=_heads(model.get_submodule("transformer.resblocks.0.attn")),
-    )
-    return CLIPBackbone.from_openai_state_dict(
-        state_dict, OpenAITokenizer(config.context_length), name=name, config=config
-    )
+    state_dict = plain_weights(model.state_dict())
+    config = infer_config(state_dict)
+    if not isinstance(model, torch.jit.ScriptModule):
+        # One built by hand may have other than 64 channels a head, which its weights do not show.
+        config = replace(
+            config,
+            vision_heads=_heads(plain_model(model.get_submodule("visual"))),
+            text_heads=_heads(model),
+        )
+    return _build(state_dict, config, name)
 
 
-def _heads(attention: nn.Module) -> int:
+def _heads(tower: nn.Module) -> int:
+    attention = plain_model(tower.get_submodule("transformer")).get_submodule("resblocks.0.attn")
     return int(attention.num_heads)  # type: ignore[arg-type]
 
 
-def _from_state_dict(state_dict: Mapping[str, Tensor], *, name: str) -> CLIPBackbone:
-    config = infer_config(state_dict)
+def _from_file(path: Path, activation: Activation | None) -> CLIPBackbone:
+    state_dict, is_archive = read_checkpoint(path)
+    try:
+        config = infer_config(state_dict)
+        if activation is not None:
+            config = replace(config, activation=activation)
+        elif not is_archive and not state_dict.keys() & ARCHIVE_CONSTANTS:
+            warnings.warn(
+                f"{path} does not say whether its weights were trained with QuickGELU (OpenAI's, "
+                "which is taken) or GELU (most of open_clip's), and the other gives wrong "
+                'features: pass activation="quick_gelu" or "gelu" to load_backbone, or give '
+                f"open_clip:MODEL/{path}.",
+                stacklevel=4,
+            )
+        return _build(state_dict, config, path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _build(state_dict: Mapping[str, Tensor], config: CLIPConfig, name: str) -> CLIPBackbone:
     return CLIPBackbone.from_openai_state_dict(
         state_dict, OpenAITokenizer(config.context_length), name=name, config=config
     )

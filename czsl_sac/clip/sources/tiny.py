@@ -12,11 +12,11 @@ from pathlib import Path
 from zlib import crc32
 
 import torch
-from safetensors.torch import load_file
 
-from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.backbone import CLIPBackbone, check_weights
 from czsl_sac.clip.config import CLIPConfig
 from czsl_sac.clip.tokenizer import PaddedTokenizer
+from czsl_sac.files import load_tensors
 
 __all__ = ["TINY_WEIGHTS", "WordTokenizer", "tiny_clip"]
 
@@ -41,18 +41,19 @@ class WordTokenizer(PaddedTokenizer):
     buckets in pretraining: their embeddings mean nothing until they are trained.
 
     Args:
-        words: The known words, lower case; their ids are 1, 2, ... in this order.
-        buckets: Number of ids shared by all other words.
-        context_length: Ids of a text, start and end included.
+        words: the known words, lower case; their ids are 1, 2, ... in this order.
+        buckets: number of ids shared by all other words.
+        context_length: ids of a text, start and end included.
 
     Attributes:
-        sot: Id of the start-of-text token.
-        eot: Id of the end-of-text token, the largest of all.
-        vocab_size: Number of ids.
+        sot: id of the start-of-text token.
+        eot: id of the end-of-text token, the largest of all.
+        vocab_size: number of ids.
 
-    >>> tokenizer = WordTokenizer(("red", "car"), buckets=10, context_length=6)
-    >>> tokenizer(["Red car", "shiny_car"]).tolist()
-    [[13, 1, 2, 14, 0, 0], [13, 11, 2, 14, 0, 0]]
+    Examples:
+        >>> tokenizer = WordTokenizer(("red", "car"), buckets=10, context_length=6)
+        >>> tokenizer(["Red car", "shiny_car"]).tolist()
+        [[13, 1, 2, 14, 0, 0], [13, 11, 2, 14, 0, 0]]
     """
 
     def __init__(
@@ -74,28 +75,25 @@ class WordTokenizer(PaddedTokenizer):
 
 
 def tiny_clip(weights: str | os.PathLike[str] | None = TINY_WEIGHTS) -> CLIPBackbone:
-    """Builds the tiny CLIP: 64×64 images to 1 + 8·8 tokens of 128 dimensions.
+    """Build the tiny CLIP: 64×64 images to 1 + 8·8 tokens of 128 dimensions.
 
     Args:
-        weights: A safetensors file; None for random weights, drawn from torch's generator.
+        weights: a safetensors file; None for random weights, drawn from torch's generator.
 
     Returns:
         The backbone, in float32 and evaluation mode.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or not the tiny CLIP's.
 
-    >>> backbone = tiny_clip()
-    >>> backbone.encode_image(torch.zeros(2, 3, 64, 64)).shape
-    torch.Size([2, 65, 128])
-    >>> backbone.encode_text(backbone.tokenizer(["a photo of red car"])).shape
-    torch.Size([1, 128])
+    Examples:
+        >>> backbone = tiny_clip()
+        >>> backbone.encode_image(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 65, 128])
+        >>> backbone.encode_text(backbone.tokenizer(["a photo of red car"])).shape
+        torch.Size([1, 128])
     """
-    if weights is not None and not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"weights: there is no file {str(weights)!r}; make one with "
-            "benchmarks/pretrain_tiny_clip.py"
-        )
     tokenizer = WordTokenizer()
     config = CLIPConfig(
         embed_dim=128,
@@ -117,6 +115,10 @@ def tiny_clip(weights: str | os.PathLike[str] | None = TINY_WEIGHTS) -> CLIPBack
             config, tokenizer, name="tiny", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
         )
     if weights is not None:
-        state = {name: tensor.float() for name, tensor in load_file(weights).items()}
+        state = {name: tensor.float() for name, tensor in load_tensors(Path(weights)).items()}
+        try:
+            check_weights(backbone, state)
+        except ValueError as error:
+            raise ValueError(f"{weights}: {error}") from error
         backbone.load_state_dict(state, assign=True)
     return backbone.eval()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from czsl_sac.clip.backbone import OPENAI_MEAN, OPENAI_STD, CLIPBackbone
+from czsl_sac.clip.checkpoints import plain_model, plain_weights
 from czsl_sac.clip.config import CLIPConfig
 from czsl_sac.clip.tokenizer import PaddedTokenizer
 
@@ -37,10 +38,10 @@ _NAMES = (
 def from_transformers(
     model: nn.Module, tokenizer: Any, *, name: str = "transformers"
 ) -> CLIPBackbone:
-    """Makes a backbone of a `transformers.CLIPModel`, with the same weights.
+    """Make a backbone of a `transformers.CLIPModel`, with the same weights.
 
     Args:
-        model: a `transformers.CLIPModel`.
+        model: a `transformers.CLIPModel`, also inside `DataParallel` or `torch.compile`.
         tokenizer: the model's `CLIPTokenizer`; or its `CLIPProcessor`, which also says how images
             are normalised (otherwise as OpenAI does).
         name: for printouts and checkpoints.
@@ -51,26 +52,28 @@ def from_transformers(
         same weights, to float32 rounding.
 
     Raises:
-        ValueError: if the model is another one, or has an option that CLIP lacks, or the
+        ValueError: the model is another one, or has an option that CLIP lacks, or the
             tokenizer is not the model's.
-        ImportError: if transformers is not installed.
+        ImportError: transformers is not installed.
 
-    Example, for some 600 MB of weights::
+    Examples:
+        For some 600 MB of weights::
 
-        name = "openai/clip-vit-base-patch32"
-        backbone = from_transformers(CLIPModel.from_pretrained(name),
-                                     CLIPProcessor.from_pretrained(name))
+            name = "openai/clip-vit-base-patch32"
+            backbone = from_transformers(CLIPModel.from_pretrained(name),
+                                         CLIPProcessor.from_pretrained(name))
     """
     library = _import_transformers()
+    model = plain_model(model)
     if not isinstance(model, library.CLIPModel):
         raise ValueError(
-            f"model must be a transformers.CLIPModel, which has both of CLIP's towers and their "
-            f"projections, got {type(model).__name__}"
+            f"model is a {type(model).__name__} but must be a transformers.CLIPModel, which has "
+            "both of CLIP's towers and their projections: load that."
         )
     config = _config(model.config)
     images = getattr(tokenizer, "image_processor", None)
     return CLIPBackbone.from_openai_state_dict(
-        _openai_weights(model.state_dict()),
+        _openai_weights(plain_weights(model.state_dict())),
         _wrap_tokenizer(getattr(tokenizer, "tokenizer", tokenizer), model.config.text_config),
         name=name,
         config=config,
@@ -80,15 +83,15 @@ def from_transformers(
 
 
 def load_transformers(name: str) -> CLIPBackbone:
-    """Loads a CLIPModel by its name on the Hugging Face hub, or from a folder.
+    """Load a CLIPModel by its name on the Hugging Face hub, or from a folder.
 
     Args:
         name: such as "openai/clip-vit-large-patch14".
 
     Raises:
-        ConnectionError: if there is no such model, or the download fails.
-        ValueError: if it is not a CLIP with a vision transformer.
-        ImportError: if transformers is not installed.
+        ConnectionError: there is no such model, or the download fails.
+        ValueError: it is not a CLIP with a vision transformer.
+        ImportError: transformers is not installed.
     """
     library = _import_transformers()
     try:
@@ -123,18 +126,18 @@ def _config(config: Any) -> CLIPConfig:
             value = getattr(tower, option, wanted[0])
             if value not in wanted:
                 raise ValueError(
-                    f"model has {option}={value!r} in its {type(tower).__name__}, which CLIP does "
-                    f"not have: {' or '.join(map(str, wanted))} can be taken over"
+                    f"model has {option}={value!r} in its {type(tower).__name__} but must have "
+                    f"{' or '.join(map(str, wanted))}, as CLIP does: take another."
                 )
     if vision.hidden_act != text.hidden_act:
         raise ValueError(
             f"model has hidden_act {vision.hidden_act!r} in the vision tower and "
-            f"{text.hidden_act!r} in the text tower, where both must have the same"
+            f"{text.hidden_act!r} in the text tower but must have one in both: take another."
         )
     if text.intermediate_size != 4 * text.hidden_size:
         raise ValueError(
-            f"model has a text tower with intermediate_size {text.intermediate_size}, where CLIP "
-            f"has 4 × hidden_size = {4 * text.hidden_size}"
+            f"model has a text tower with intermediate_size {text.intermediate_size} but must have "
+            f"4 × hidden_size = {4 * text.hidden_size}, as CLIP does: take another."
         )
     inner = vision.intermediate_size
     return CLIPConfig(
@@ -157,12 +160,12 @@ def _config(config: Any) -> CLIPConfig:
 def _side(size: Any, name: str) -> int:
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
-        raise ValueError(f"model has {name}={size}, where only squares can be taken over")
+        raise ValueError(f"model has {name}={size} but must have squares: take another.")
     return int(sides.pop())
 
 
 def _openai_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the weights, stacks query, key and value, and transposes the projections."""
+    """Rename the weights, stack query, key and value, and transpose the projections."""
     weights = {}
     for key, value in state_dict.items():
         if key.endswith("position_ids"):  # a buffer of transformers < 4.31
@@ -187,20 +190,20 @@ def _wrap_tokenizer(tokenizer: Any, config: Any) -> PaddedTokenizer:
     parts = ("encode", "bos_token_id", "eos_token_id")
     if not all(hasattr(tokenizer, part) for part in parts):
         raise ValueError(
-            f"tokenizer must be the model's CLIPTokenizer or CLIPProcessor, got "
-            f"{type(tokenizer).__name__}"
+            f"tokenizer is a {type(tokenizer).__name__} but must be the model's CLIPTokenizer or "
+            "CLIPProcessor: load it from the same place."
         )
     # 2 is what configurations said before transformers 4.31, whatever the tokenizer; the model
     # then reads a text at its largest id, which is the tokenizer's end-of-text.
     if config.eos_token_id not in (2, tokenizer.eos_token_id):
         raise ValueError(
-            f"tokenizer ends texts with the id {tokenizer.eos_token_id} but the model reads them "
-            f"at {config.eos_token_id}: take the tokenizer of the same model"
+            f"tokenizer ends texts with the id {tokenizer.eos_token_id} but must end them with "
+            f"{config.eos_token_id}, at which the model reads: take that of the same model."
         )
     if tokenizer.eos_token_id >= config.vocab_size:
         raise ValueError(
-            f"tokenizer has the id {tokenizer.eos_token_id} but the model knows "
-            f"{config.vocab_size} ids: take the tokenizer of the same model"
+            f"tokenizer has the id {tokenizer.eos_token_id} but must be within the "
+            f"{config.vocab_size} ids that the model knows: take that of the same model."
         )
     return PaddedTokenizer(
         partial(tokenizer.encode, add_special_tokens=False),

@@ -83,6 +83,7 @@ class SACPredictor(ChunkedPredictor):
                 pairs=pairs,
                 beta=self.method.beta,
                 gamma=self.method.gamma,
+                partial=True,
             )
 
     def paths(

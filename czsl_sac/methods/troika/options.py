@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Settings
+from czsl_sac.methods.options import PromptOptions, Published, Settings
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,18 @@ class TroikaOptions(PromptOptions):
     label: ClassVar[str] = "Troika"
     implementation: ClassVar[str] = "czsl_sac.methods.troika.method:Troika"
     citation: ClassVar[str] = "Huang et al., CVPR 2024"
+    published: ClassVar[Published] = {
+        "closed": {
+            "ut-zappos": (66.8, 73.8, 54.6, 41.7),
+            "mit-states": (49.0, 53.0, 39.3, 22.1),
+            "cgqa": (41.0, 35.7, 29.4, 12.4),
+        },
+        "open": {
+            "ut-zappos": (66.4, 61.2, 47.8, 33.0),
+            "mit-states": (48.8, 18.7, 20.1, 7.2),
+            "cgqa": (40.8, 7.9, 10.9, 2.7),
+        },
+    }
     settings: ClassVar[Settings] = {
         "scenes": {
             "train_backbone": "adaptformer",

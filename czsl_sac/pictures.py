@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from czsl_sac.clip.backbone import CLIPBackbone
+__all__ = ["require_matplotlib", "visible"]
 
 
 def require_matplotlib(wanted: str) -> None:
@@ -24,15 +24,23 @@ def require_matplotlib(wanted: str) -> None:
         )
 
 
-def visible(images: Tensor, backbone: CLIPBackbone) -> Tensor:
+def visible(
+    images: Tensor, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Tensor:
     """Return normalised images as colours.
 
     Args:
-        images: `[B, 3, H, W]`, normalised with the backbone's mean and deviation.
-        backbone: who looked at them.
+        images: `[B, 3, H, W]`, normalised.
+        mean: of each colour, as it was subtracted.
+        std: of each colour, as it divided.
 
     Returns:
         `[B, H, W, 3]` in [0, 1], float32, on the CPU.
+
+    Examples:
+        >>> black = torch.full((1, 3, 2, 2), -2.0)
+        >>> visible(black, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).unique()
+        tensor([0.])
     """
-    mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
-    return (images.float().cpu().permute(0, 2, 3, 1) * std + mean).clamp(0, 1)
+    shown = images.float().cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)
+    return shown.clamp(0, 1)

@@ -7,12 +7,15 @@ compositions that training does not, beside fresh images of compositions that it
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from czsl_sac.data.listing import some
 from czsl_sac.data.protocol import SplitName
-from czsl_sac.space import Pair
+from czsl_sac.data.words import counted, some
+
+if TYPE_CHECKING:
+    from czsl_sac.space import Pair
 
 __all__ = ["SplitShares", "choose_unseen", "natural_split"]
 
@@ -42,13 +45,13 @@ class SplitShares:
             if not (min(shares) > 0 and sum(shares) < 1):
                 raise ValueError(
                     f"{kind}_val and {kind}_test are {shares[0]} and {shares[1]} but must be above "
-                    "0 and add up to less than 1"
+                    "0 and add up to less than 1: change them."
                 )
 
 
 def choose_unseen(
-    pairs: Sequence[Pair], shares: SplitShares, generator: np.random.Generator
-) -> tuple[list[Pair], list[Pair]]:
+    pairs: "Sequence[Pair]", shares: SplitShares, generator: np.random.Generator
+) -> "tuple[list[Pair], list[Pair]]":
     """Choose the unseen compositions of validation and of test, at random.
 
     Every attribute and every object stays in at least one seen composition. Where that leaves
@@ -78,16 +81,16 @@ def choose_unseen(
             unseen.append((attribute, obj))
     if len(unseen) < 2:
         raise ValueError(
-            f"of {len(order)} compositions {len(unseen)} can be unseen while every attribute and "
-            "every object stays in a seen one, but validation and test need one each: add images "
-            "of attributes on further objects."
+            f"of {counted(len(order), 'composition')} {len(unseen)} can be unseen while every "
+            "attribute and every object stays in a seen one, but validation and test need one "
+            "each: add images of attributes on further objects."
         )
     number_val = min(max(1, round(len(unseen) * wanted_val / wanted)), len(unseen) - 1)
     return sorted(unseen[:number_val]), sorted(unseen[number_val:])
 
 
 def natural_split(
-    pairs: Sequence[Pair],
+    pairs: "Sequence[Pair]",
     groups: Sequence[int],
     *,
     shares: SplitShares | None = None,
@@ -176,15 +179,17 @@ def _deal(
 
 
 def _check(
-    pairs: Sequence[Pair], splits: Sequence[SplitName | None], home: dict[Pair, SplitName]
+    pairs: "Sequence[Pair]",
+    splits: Sequence[SplitName | None],
+    home: "dict[Pair, SplitName]",
 ) -> None:
     kept = {(pair, split) for pair, split in zip(pairs, splits, strict=True)}
     lost = sorted({" ".join(pair) for pair in pairs if (pair, home.get(pair, "train")) not in kept})
     if lost:
         raise ValueError(
-            f"{len(lost)} compositions keep no image of their own, since all are near-duplicates "
-            f"of images on the other side: {some(lost)}. Remove repeated images, allow less with "
-            "--near-duplicates, or try another --seed."
+            f"{counted(len(lost), 'composition')} would be left without an image, since all are "
+            f"near-duplicates of images on the other side: {some(lost)}. Remove repeated images, "
+            "pass a smaller --near-duplicates, or try another --seed."
         )
     for split in ("val", "test"):
         if not any(own == split and pair not in home for pair, own in kept):
