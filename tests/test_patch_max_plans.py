@@ -71,3 +71,14 @@ def test_blackwell_needs_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused.refusal(tokens) is None
     monkeypatch.setattr(triton_load, "TensorDescriptor", None)
     assert "Triton 3.4" in str(fused.refusal(tokens))
+
+
+def test_persistent_programs_make_one_wide_product() -> None:
+    for T, per_image in ((161, False), (197, True), (256, False), (256, True), (257, False)):
+        plan = forward_plan(T, torch.bfloat16, descriptors=True, waves=True, per_image=per_image)
+        assert plan.persistent
+        assert (plan.passes, plan.widths, plan.last) == (0, (256,), T == 257)
+    for T, per_image in ((50, False), (160, False), (257, True), (258, False), (577, False)):
+        plan = forward_plan(T, torch.bfloat16, descriptors=True, waves=True, per_image=per_image)
+        assert plan == forward_plan(T, torch.bfloat16, descriptors=True)
+        assert not plan.persistent
