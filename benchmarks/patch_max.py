@@ -262,12 +262,12 @@ def call(implementation: str, mode: Mode, tokens: Tensor, text: Tensor) -> Calla
 
 
 def eager_amax(tokens: Tensor, text: Tensor) -> Tensor:
-    """The maximum without its index; its gradient is split among ties."""
+    """Return the maximum without its index; its gradient is split among ties."""
     return (tokens @ text.mT).amax(dim=1).float()
 
 
 def eager_max(tokens: Tensor, text: Tensor) -> Tensor:
-    """The plain expression, with the index that its gradient needs."""
+    """Return the plain expression, with the index that its gradient needs."""
     return patch_max_reference(tokens, text)[0]
 
 

@@ -217,7 +217,7 @@ class Setting:
 
 
 def load_pairs(case: Case) -> Tensor:
-    """Return the pairs [C, 2] of a case, sorted: of its files, or as many drawn at random."""
+    """Return the pairs `[C, 2]` of a case, sorted: of its files, or as many drawn at random."""
     everything = torch.cartesian_prod(torch.arange(case.attributes), torch.arange(case.objects))
     file = SHARED / "splits" / case.split / "train_pairs.txt"
     if case.compositions == len(everything):

@@ -143,16 +143,16 @@ def test_twelve_bits_in_a_tiff_are_scaled_to_eight(tmp_path: Path) -> None:
     assert np.asarray(read_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 128, 255, 1]
 
 
-@pytest.mark.parametrize(
-    ("values", "kind"), [(np.float32, "floating point"), (np.int32, "32-bit integers")]
-)
-def test_values_of_unknown_range_are_refused(tmp_path: Path, values: type, kind: str) -> None:
+@pytest.mark.parametrize("values", [np.float32, np.int32])
+def test_values_of_unknown_range_are_refused(tmp_path: Path, values: type) -> None:
     Image.fromarray(np.ones((4, 4), values)).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableImageError, match=f"a.tif is no readable image .*are {kind}, who"):
+    with pytest.raises(
+        UnreadableImageError, match=r"a.tif is no readable image \(32-bit int.* unkno"
+    ):
         read_image(tmp_path / "a.tif")
     (fact,) = scan_images(tmp_path, ["a.tif"], decode=False)
     assert fact.problem is not None
-    assert kind in fact.problem
+    assert "unknown range: save it with 8 or 16 bits" in fact.problem
 
 
 def test_check_data_reports_depths(table: Path) -> None:

@@ -93,14 +93,14 @@ def test_parquet_without_pyarrow_says_what_to_install(
     [
         ("", r"t.csv cannot be read as a table \(No columns"),
         ("picture,attribute\n", "lacks the column image and object; it has picture, attribute:"),
-        ("image,attribute,object\n", "lists no image. A folder holds folders named"),
+        ("image,attribute,object\n", "lists no image but must list some. A folder"),
         (
             "image,attribute,object\na,b\n,c,d\n",
             r"rows without .* \(2\): row 2, row 3. Fill or drop",
         ),
         (
-            "image,attribute,object,split\na,b,c,train\na,b,c,dev\n",
-            r"rows with a split .* \(1\): row 3 \('dev'\)",
+            "image,attribute,object,split\na,b,c,train\na,b,c,valid\n",
+            r"rows with a split .* \(1\): row 3 \('valid': did you mean val\?\)",
         ),
         ("image,attribute,object\na,b,c\n", "does not say which images are for training"),
         (
@@ -225,6 +225,8 @@ def test_a_crooked_table_is_refused(tmp_path: Path, text: str, message: str) -> 
         (" ripe_fig/1.jpg ", "ripe_fig/1.jpg"),
         ("ripe_fig/ 2.jpg", "ripe_fig/ 2.jpg"),
         (" 3.jpg", " 3.jpg"),  # where there is such a file
+        ("../data/ripe_fig/1.jpg", "ripe_fig/1.jpg"),
+        ("FOLDER/ripe_fig/1.jpg", "ripe_fig/1.jpg"),  # absolute
         ("C:\\photos\\1.jpg", "C:/photos/1.jpg"),
         ("/nowhere/1.jpg", "/nowhere/1.jpg"),
         ("..\\1.jpg", "../1.jpg"),
@@ -234,6 +236,7 @@ def test_a_path_is_the_file_that_is_meant(tmp_path: Path, written: str, found: s
     for name in ("ripe_fig/1.jpg", "ripe_fig/ 2.jpg", " 3.jpg", "../1.jpg"):
         write_image(tmp_path / "data" / name, 0)
     table = tmp_path / "data/t.csv"
+    written = written.replace("FOLDER", str(table.parent))
     pd.DataFrame([(written, "ripe", "fig")], columns=COLUMNS[:3]).to_csv(table, index=False)
     assert read_listing(table).entries == [Entry(found, ("ripe", "fig"), None)]
 

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 2 a mistake in the request.
 
     Args:
-        arguments: Command and options; None takes them from the command line.
+        arguments: command and options; None takes them from the command line.
 
     Examples:
         >>> main(["--version"])

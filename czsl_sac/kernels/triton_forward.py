@@ -18,7 +18,7 @@ from czsl_sac.kernels.triton_load import descriptor, load_columns, load_rows
 
 @triton.jit
 def nan_maximum(a, b):
-    """The larger of two; NaN if either is."""
+    """Return the larger of two; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 

@@ -172,7 +172,7 @@ def _expected(backbone: CLIPBackbone, settings: _Settings) -> Mapping[str, Tenso
         *settings["adaptformer"],
     } - dict(backbone.named_modules()).keys()
     if missing:
-        raise ValueError(f"it adapts {min(missing)}, which the backbone does not have")
+        raise ValueError(f"it adapts {min(missing)} but the backbone has no such part")
     with torch.device("meta"):
         twin = CLIPBackbone(backbone.config, backbone.tokenizer)
         _attach(twin, settings)
@@ -186,5 +186,5 @@ def _attach(backbone: nn.Module, settings: _Settings) -> None:
     for name, options in settings["adaptformer"].items():
         block = backbone.get_submodule(name)
         if not isinstance(block, ResidualAttentionBlock):
-            raise ValueError(f"it adapts {name}, which is no block")
+            raise ValueError(f"it adapts {name} but that is no block")
         attach_adaptformer(block, **options)
