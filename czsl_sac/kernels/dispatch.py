@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from czsl_sac.checks import check_choice
 from czsl_sac.functional.alignment import check_tokens_and_text, patch_max_reference
 from czsl_sac.kernels.library import TENSOR_CORE_DTYPES  # and registers the operators
 
@@ -87,12 +88,12 @@ def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Te
 
 def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
     """Check what the user passed and return the inputs in the dtype to compute in."""
-    if impl not in get_args(Impl):
-        raise ValueError(f"impl is {impl!r}: choose one of {', '.join(map(repr, get_args(Impl)))}.")
+    check_choice("impl", impl, get_args(Impl))
     check_tokens_and_text(tokens, text)
     if tokens.device != text.device:
         raise ValueError(
-            f"tokens is on {tokens.device} but text on {text.device}: move both to one device."
+            f"tokens is on {tokens.device} and text on {text.device} but they must be on one "
+            "device: move one of them."
         )
     device = tokens.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -104,11 +105,13 @@ def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
             text = text.to(dtype)
     if tokens.dtype not in DTYPES:
         raise ValueError(
-            f"tokens has dtype {tokens.dtype}: pass float32, float64, bfloat16 or float16."
+            f"tokens has dtype {tokens.dtype} but must have float32, float64, bfloat16 or float16: "
+            "cast it."
         )
     if tokens.dtype != text.dtype:
         raise ValueError(
-            f"tokens has dtype {tokens.dtype} but text {text.dtype}: cast both to one dtype."
+            f"tokens has dtype {tokens.dtype} and text {text.dtype} but they must have one dtype: "
+            "cast one of them."
         )
     return tokens, text
 

@@ -40,7 +40,7 @@ def implementation(impl: str, tokens: Tensor, *, gradient: bool = False) -> Modu
         return fused
     if impl == "triton":
         raise ValueError(
-            f"impl='triton' cannot serve this call: {reason}; pass impl='auto' or 'chunked'."
+            f"impl is 'triton' but must be 'auto' or 'chunked' for this call: {reason}."
         )
     return chunked
 
@@ -113,7 +113,8 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor 
 
 def _refuse(ctx: Any, grad: Tensor) -> None:
     raise RuntimeError(
-        "the fused patch_max has no second derivatives: pass impl='reference' to take them."
+        "impl is not 'reference' but must be for second derivatives of patch_max: pass "
+        "impl='reference'."
     )
 
 
