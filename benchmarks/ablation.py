@@ -20,14 +20,14 @@ from tabulate import tabulate
 from benchmarks.runs import finish_run
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.files import write_atomically
-from czsl_sac.training.presets import PRESETS
-from czsl_sac.training.run import evaluate
+from czsl_sac.training.presets import preset_for
+from czsl_sac.training.trained import TrainedRun
 
 METRICS = ("seen", "unseen", "hm", "auc")
 
 # Row of the table: (variant that is trained, options of evaluation).
 VARIANTS: dict[str, dict[str, Any]] = {
-    "zero-shot": {"method": "zero-shot", "alignment": "cls"},
+    "zero-shot": {},
     "baseline": {"alignment": "cls", "condense": False, "bank": "off"},
     "base": {"condense": False, "bank": "off"},
     "no-distillation": {"alpha": 0.0, "bank": "off"},
@@ -125,7 +125,6 @@ def paired_difference(frame: pd.DataFrame) -> str:
 
 
 def _result(variant: str, seed: int, run_dir: Path, evaluation: dict[str, Any]) -> CZSLResult:
-    preset = PRESETS["scenes"]
-    config = replace(preset, seed=seed, model=replace(preset.model, **VARIANTS[variant]))
-    finish_run(config, run_dir)
-    return evaluate(run_dir, **evaluation)
+    preset = preset_for("scenes", "zero-shot" if variant == "zero-shot" else "sac")
+    finish_run(replace(preset, seed=seed).with_options(**VARIANTS[variant]), run_dir)
+    return TrainedRun.load(run_dir, **evaluation).evaluate()

@@ -13,14 +13,12 @@ import pandas as pd
 import torch
 import tyro
 from tabulate import tabulate
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from czsl_sac import SAC
 from czsl_sac.evaluation import CZSLEvaluator
 from czsl_sac.functional import combine_primitives, fuse_predictions
-from czsl_sac.methods import SAC
-from czsl_sac.training.run import load_run
-from czsl_sac.training.scoring import candidate_space
+from czsl_sac.training.scoring import split_candidates
+from czsl_sac.training.trained import TrainedRun
 
 
 @dataclass(frozen=True)
@@ -60,23 +58,23 @@ def grid(options: Options) -> pd.DataFrame:
     Raises:
         ValueError: the run is no SAC run with condenser and bank.
     """
-    method, data, config, _ = load_run(options.run)
+    run = TrainedRun.load(options.run)
+    method = run.method
     if not isinstance(method, SAC) or method.bank_options is None:
         raise ValueError(f"{options.run} is no SAC run with a bank: train one with --bank dynamic.")
-    space, position = candidate_space(data, "val")
+    space, position = split_candidates(run.data, "val")
     predictor = method.predictor(space)
     evaluators = {
         (beta, gamma): CZSLEvaluator(space) for beta in options.betas for gamma in options.gammas
     }
-    loader = DataLoader(data.split("val"), batch_size=config.optim.eval_batch_size)
-    for images, targets in tqdm(loader, desc="scoring val"):
-        sa, vac, bank = predictor.paths(images.to(method.seen_pairs.device))
+    for images, targets in run.session.batches(run.data.split("val"), "scoring val"):
+        sa, vac, bank = predictor.paths(images)
         assert vac is not None
         assert bank is not None
         p_sa, p_vac = (combine_primitives(path, predictor.pairs) for path in (sa, vac))
         for (beta, gamma), evaluator in evaluators.items():
             scores = fuse_predictions(p_sa, p_vac, bank, beta=beta, gamma=gamma)
-            evaluator.update(scores.cpu(), position[targets])
+            evaluator.update(scores.cpu(), position[targets.cpu()])
     return pd.DataFrame(
         [
             {"beta": beta, "gamma": gamma, "auc": evaluator.compute().auc}

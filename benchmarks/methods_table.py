@@ -14,7 +14,6 @@ compares learning rates instead, with seed 0 and by validation AUC alone: how th
 chosen.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,15 +25,15 @@ from tabulate import tabulate
 
 from benchmarks.measure import RESULTS, append_rows, environment
 from benchmarks.runs import finish_run
-from czsl_sac.training.config import MethodName, TrainConfig
-from czsl_sac.training.loop import METRICS as METRICS_FILE
+from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import preset_for
+from czsl_sac.training.run_folder import RunFolder
 
 METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}
 ALIGNMENTS: tuple[Literal["cls", "patch_max"], ...] = ("cls", "patch_max")
 
-# Name in the table: (method, options of the model).
-METHODS: dict[str, tuple[MethodName, dict[str, Any]]] = {
+# Name in the table: (method, its options).
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "zero-shot CLIP": ("zero-shot", {}),
     "CoOp": ("coop", {}),
     "CSP": ("csp", {}),
@@ -108,12 +107,11 @@ def configuration(
         seed: of initialisation and order.
         lr: learning rate; None takes the preset's.
     """
-    method, model = METHODS[name]
-    preset = preset_for("scenes", method)
+    method, own = METHODS[name]
+    preset = preset_for("scenes", method).with_options(alignment=alignment, **own)
     return replace(
         preset,
         data=replace(preset.data, images_per_pair=options.images_per_pair),
-        model=replace(preset.model, alignment=alignment, **model),
         optim=replace(
             preset.optim, epochs=options.epochs, lr=preset.optim.lr if lr is None else lr
         ),
@@ -191,7 +189,7 @@ def folder(options: Options, name: str, config: TrainConfig) -> Path:
         name: row of the table.
         config: of the run.
     """
-    run = f"{name}-{config.model.alignment}-{config.optim.lr:g}-{config.seed}"
+    run = f"{name}-{config.method.alignment}-{config.optim.lr:g}-{config.seed}"
     return options.runs / run.replace(" ", "-")
 
 
@@ -229,7 +227,7 @@ def _difference(cls: "pd.Series[float]", patch_max: "pd.Series[float]") -> str:
 def _key(name: str, config: TrainConfig) -> tuple[object, ...]:
     optim = config.optim
     return (
-        *(name, config.model.alignment, config.seed),
+        *(name, config.method.alignment, config.seed),
         *(optim.epochs, config.data.images_per_pair, optim.lr),
     )
 
@@ -241,10 +239,7 @@ def _measured(path: Path) -> set[tuple[object, ...]]:
 
 
 def _epochs(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / METRICS_FILE  # not there where nothing is trained
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return RunFolder(run_dir).records()
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from benchmarks.measure import MIB, RESULTS, FreshRun, append_rows, environment, fresh_run
+from benchmarks.shared_data import SHARED
+from czsl_sac import SAC
 from czsl_sac.blocks import VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig
 from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.data import CZSLData
 from czsl_sac.evaluation import mask_infeasible, threshold_grid
-from czsl_sac.methods import SAC
 from czsl_sac.methods.sac.method import TextFeatures
 from czsl_sac.methods.sac.predictor import EncodedImages, SACPredictor
 from czsl_sac.space import CompositionSpace
@@ -54,7 +55,7 @@ class Options:
     """Size of a feature, D."""
     training_images: int = 26_920
     """Images that the memory bank starts from (C-GQA's training split)."""
-    pairs: Path = Path("../shared/data/splits/cgqa")
+    pairs: Path = SHARED / "splits/cgqa"
     """Folder of train_pairs.txt, val_pairs.txt and test_pairs.txt."""
     threads: int = 2
     """Threads of torch."""

@@ -39,25 +39,36 @@ if TYPE_CHECKING:
     )
     from czsl_sac.functional import PathProbabilities, fuse_predictions
     from czsl_sac.kernels import patch_max
-    from czsl_sac.methods import CSP, DFSP, SAC, BankOptions, CoOp, Troika, ZeroShotCLIP
+    from czsl_sac.methods.base import CZSLMethod
+    from czsl_sac.methods.coop.method import CoOp
+    from czsl_sac.methods.csp.method import CSP
+    from czsl_sac.methods.dfsp.method import DFSP
+    from czsl_sac.methods.options import MethodOptions
+    from czsl_sac.methods.sac.method import SAC, BankOptions
+    from czsl_sac.methods.troika.method import Troika
+    from czsl_sac.methods.zero_shot.method import ZeroShotCLIP
+    from czsl_sac.run import Run, load_run, train
     from czsl_sac.space import CompositionSpace
-    from czsl_sac.training.presets import PRESETS, TrainConfig
+    from czsl_sac.training.config import TrainConfig
+    from czsl_sac.training.presets import preset_for
 
 __all__ = [
     "CSP",
     "DFSP",
-    "PRESETS",
     "SAC",
     "BankOptions",
     "CLIPBackbone",
     "CZSLEvaluator",
+    "CZSLMethod",
     "CZSLResult",
     "ClassTokenAligner",
     "CoOp",
     "CompositionSpace",
     "EntropyMemoryBank",
+    "MethodOptions",
     "PatchMaxAligner",
     "PathProbabilities",
+    "Run",
     "Scenes",
     "SoftPrompts",
     "TextTower",
@@ -73,12 +84,15 @@ __all__ = [
     "fuse_predictions",
     "load_adapter",
     "load_backbone",
+    "load_run",
     "merged_state_dict",
     "modality_gap_l2",
     "patch_max",
+    "preset_for",
     "relative_modality_gap",
     "save_adapter",
     "store_frozen",
+    "train",
 ]
 
 # Module of every name above; a test holds this table and the imports for type checkers equal.
@@ -99,10 +113,19 @@ _MODULES = {
     "evaluation": ("CZSLEvaluator", "CZSLResult", "modality_gap_l2", "relative_modality_gap"),
     "functional": ("PathProbabilities", "fuse_predictions"),
     "kernels": ("patch_max",),
-    "methods": ("CSP", "DFSP", "SAC", "BankOptions", "CoOp", "Troika", "ZeroShotCLIP"),
+    "methods.base": ("CZSLMethod",),
+    "methods.coop.method": ("CoOp",),
+    "methods.csp.method": ("CSP",),
+    "methods.dfsp.method": ("DFSP",),
+    "methods.options": ("MethodOptions",),
+    "methods.sac.method": ("SAC", "BankOptions"),
+    "methods.troika.method": ("Troika",),
+    "methods.zero_shot.method": ("ZeroShotCLIP",),
+    "run": ("Run", "load_run", "train"),
     "blocks": ("ClassTokenAligner", "EntropyMemoryBank", "PatchMaxAligner", "VisualCondenser"),
     "space": ("CompositionSpace",),
-    "training.presets": ("PRESETS", "TrainConfig"),
+    "training.config": ("TrainConfig",),
+    "training.presets": ("preset_for",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,12 +1,15 @@
-"""Checks and JSON of frozen dataclasses: types by annotation, ranges, and a strict round trip."""
+"""Frozen dataclasses of options: types by annotation, and a strict JSON round trip."""
 
 import dataclasses
-import difflib
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-_Config = TypeVar("_Config")
+from czsl_sac.checks import suggestion
+
+__all__ = ["check_types", "from_json", "to_json"]
+
+_Options = TypeVar("_Options")
 
 _NAMES: dict[Any, str] = {
     bool: "true or false",
@@ -18,56 +21,27 @@ _NAMES: dict[Any, str] = {
 }
 
 
-def check_range(
-    config: object,
-    name: str,
-    *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Refuse a number outside its bounds, NaN included; None is left alone.
-
-    Args:
-        config: Object that holds the number.
-        name: Its attribute, which the message names.
-        low: Smallest value allowed.
-        above: Bound that the value must exceed.
-        high: Largest value allowed.
-        below: Bound that the value must stay under.
-
-    Raises:
-        ValueError: If a bound is broken.
-    """
-    value = getattr(config, name)
-    if value is None:
-        return
-    bounds = [
-        (low is None or value >= low, f"at least {low}"),
-        (above is None or value > above, f"above {above}"),
-        (high is None or value <= high, f"at most {high}"),
-        (below is None or value < below, f"below {below}"),
-    ]
-    broken = [text for holds, text in bounds if not holds]
-    if broken:
-        raise ValueError(f"{name} must be {' and '.join(broken)}, got {value}")
-
-
-def check_types(config: object) -> None:
+def check_types(options: object) -> None:
     """Refuse field values that the dataclass's annotations exclude.
 
     Args:
-        config: Dataclass whose fields are bool, int, float, str, Path, Literal, a union of these,
+        options: dataclass whose fields are bool, int, float, str, Path, Literal, a union of these,
             a homogeneous tuple, or another dataclass.
 
     Raises:
-        ValueError: If a field holds a value of another type.
+        ValueError: a field holds a value of another type.
     """
-    for name, annotation in get_type_hints(type(config)).items():
-        value = getattr(config, name)
+    for name, annotation in _fields(type(options)).items():
+        value = getattr(options, name)
         if not _fits(value, annotation):
-            raise ValueError(f"{name} must be {_describe(annotation)}, got {value!r}")
+            choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+            remedy = suggestion(value, map(str, choices)) or "give another value."
+            raise ValueError(f"{name} is {value!r} but must be {_describe(annotation)}: {remedy}")
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _fits(value: object, annotation: Any) -> bool:
@@ -100,7 +74,7 @@ def to_json(value: Any) -> Any:
     """Return a dataclass, or a value of one, as JSON types; tuples become lists, paths text.
 
     Args:
-        value: What to convert.
+        value: what to convert.
     """
     if dataclasses.is_dataclass(value):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -109,32 +83,31 @@ def to_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_json(cls: type[_Config], values: Any, where: str) -> _Config:
+def from_json(cls: type[_Options], values: Any, where: str) -> _Options:
     """Build a dataclass from the form of `to_json`; fields left out keep their default.
 
     Args:
-        cls: Dataclass to build.
-        values: Its fields by name.
-        where: What `values` is, for the message.
+        cls: dataclass to build.
+        values: its fields by name.
+        where: what `values` is, for the message.
 
     Raises:
-        ValueError: If a field is unknown or a value has the wrong type.
+        ValueError: a field is unknown or a value has the wrong type.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must be a dictionary of options, got {type(values).__name__}")
-    annotations = get_type_hints(cls)
+        raise ValueError(
+            f"{where} is of type {type(values).__name__} but must be a dictionary of options: "
+            "give options by name."
+        )
+    fields = _fields(cls)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in annotations:
-            near = difflib.get_close_matches(str(name), annotations, n=1)
-            hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(annotations)
+        if name not in fields:
+            hint = suggestion(name, fields) or f"known are {', '.join(fields)}."
             raise ValueError(f"{where} has no option {name!r}: {hint}")
-        annotation = annotations[name]
-        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-            value = from_json(annotation, value, name)
-        elif isinstance(value, list):
+        if isinstance(value, list):
             value = tuple(value)
-        elif isinstance(value, str) and Path in get_args(annotation):
+        elif isinstance(value, str) and Path in get_args(fields[name]):
             value = Path(value)
         arguments[name] = value
     return cls(**arguments)

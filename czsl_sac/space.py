@@ -9,6 +9,8 @@ from torch import Tensor
 
 Pair = tuple[str, str]
 
+_GIVE = "give (attribute, object) compositions"
+
 
 class CompositionSpace:
     """Attributes, objects and the compositions (pairs) of the two, in a fixed order.
@@ -56,7 +58,7 @@ class CompositionSpace:
         self._objects = _names(objects, "objects")
         self._pairs = _pairs(pairs, "pairs")
         if not self._pairs:
-            raise ValueError("pairs is empty: give at least one (attribute, object) composition.")
+            raise ValueError(f"pairs is empty but must hold one at least: {_GIVE}.")
         _no_repeats(self._pairs, "pairs")
         self._columns = {pair: column for column, pair in enumerate(self._pairs)}
 
@@ -66,8 +68,8 @@ class CompositionSpace:
             for name, known, kind in ((attribute, rows, "attribute"), (obj, columns, "object")):
                 if name not in known:
                     raise ValueError(
-                        f"pairs holds ({attribute!r}, {obj!r}), but {name!r} is not among the "
-                        f"{len(known)} {kind}s: add it there or leave the pair out."
+                        f"pairs holds ({attribute!r}, {obj!r}) but {name!r} is not among the "
+                        f"{len(known)} {kind}s and must be: add it there or leave the pair out."
                     )
         self._pair_indices = torch.tensor(
             [(rows[attribute], columns[obj]) for attribute, obj in self._pairs], dtype=torch.int64
@@ -78,7 +80,7 @@ class CompositionSpace:
         for pair in seen_pairs:
             if pair not in self._columns:
                 raise ValueError(
-                    f"seen holds {pair!r}, which is not among the {len(self)} pairs: add it to "
+                    f"seen holds {pair!r} but must hold some of the {len(self)} pairs: add it to "
                     "pairs or leave it out of seen."
                 )
         self._seen_mask = self.mask(seen_pairs)
@@ -91,10 +93,19 @@ class CompositionSpace:
         val: Iterable[Sequence[str]] = (),
         test: Iterable[Sequence[str]] = (),
     ) -> "CompositionSpace":
-        """Makes the space of a data set from its pair lists, as the field does it.
+        """Make the space of a data set from its pair lists, as the field does it.
 
         Pairs, attributes and objects are the sorted unions of the three lists (a pair may stand in
         several lists); seen are the pairs of `train`.
+
+        Args:
+            train: compositions with training images.
+            val: compositions of the validation split.
+            test: compositions of the test split.
+
+        Raises:
+            TypeError: a pair is not two strings.
+            ValueError: `train` is empty.
 
         Examples:
             >>> CompositionSpace.closed_world(
@@ -104,7 +115,7 @@ class CompositionSpace:
         """
         seen = set(_pairs(train, "train"))
         if not seen:
-            raise ValueError("train is empty: give at least one (attribute, object) composition.")
+            raise ValueError(f"train is empty but must hold one at least: {_GIVE}.")
         pairs = seen.union(_pairs(val, "val"), _pairs(test, "test"))
         return cls(
             sorted({attribute for attribute, _ in pairs}),
@@ -114,7 +125,7 @@ class CompositionSpace:
         )
 
     def open_world(self) -> "CompositionSpace":
-        """Returns the space of all A·O compositions, attribute-major, with the same seen ones."""
+        """Return the space of all A·O compositions, attribute-major, with the same seen ones."""
         pairs = product(self._attributes, self._objects)
         return CompositionSpace(self._attributes, self._objects, pairs, self._seen)
 
@@ -149,7 +160,11 @@ class CompositionSpace:
         return self._seen_mask
 
     def index(self, attribute: str, object: str) -> int:
-        """Returns the column of a composition.
+        """Return the column of a composition.
+
+        Args:
+            attribute: its attribute.
+            object: its object.
 
         Raises:
             ValueError: the space does not hold this composition.
@@ -159,11 +174,14 @@ class CompositionSpace:
         except KeyError:
             raise ValueError(
                 f"the composition ({attribute!r}, {object!r}) is not among the {len(self)} pairs "
-                "of this space: check the spelling, or use open_world() for all pairs."
+                "of this space but must be: check the spelling, or use open_world() for all pairs."
             ) from None
 
     def indices(self, pairs: Iterable[Sequence[str]]) -> Tensor:
-        """Returns the columns of K compositions, `[K]` int64, in the order given.
+        """Return the columns of K compositions, `[K]` int64, in the order given.
+
+        Args:
+            pairs: the K compositions, each `(attribute, object)`.
 
         Raises:
             ValueError: the space does not hold one of them.
@@ -172,7 +190,10 @@ class CompositionSpace:
         return torch.tensor(columns, dtype=torch.int64)
 
     def mask(self, pairs: Iterable[Sequence[str]]) -> Tensor:
-        """Returns `[C]` bool, True at the given compositions: a mask of candidates.
+        """Return `[C]` bool, True at the given compositions: a mask of candidates.
+
+        Args:
+            pairs: compositions, each `(attribute, object)`.
 
         Raises:
             ValueError: the space does not hold one of them.
@@ -182,7 +203,7 @@ class CompositionSpace:
         return mask
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the space as plain JSON types, for configurations and checkpoints."""
+        """Return the space as plain JSON types, for configurations and checkpoints."""
         return {
             "attributes": list(self._attributes),
             "objects": list(self._objects),
@@ -192,7 +213,10 @@ class CompositionSpace:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "CompositionSpace":
-        """Makes the space that `to_dict` described.
+        """Make the space that `to_dict` described.
+
+        Args:
+            state: what `to_dict` returned.
 
         Raises:
             ValueError: an entry is missing or an index is out of range.
@@ -202,7 +226,8 @@ class CompositionSpace:
         ]
         if missing:
             raise ValueError(
-                f"state lacks {', '.join(missing)}: pass what CompositionSpace.to_dict() returned."
+                f"state lacks {', '.join(missing)} but must have all entries: pass what "
+                "CompositionSpace.to_dict() returned."
             )
         attributes, objects = state["attributes"], state["objects"]
         try:
@@ -210,7 +235,8 @@ class CompositionSpace:
             seen = [_at(pairs, column) for column in state["seen"]]
         except IndexError as error:
             raise ValueError(
-                f"state is inconsistent ({error}): pass what CompositionSpace.to_dict() returned."
+                f"state holds {error} but must hold indices of its own lists: pass what "
+                "CompositionSpace.to_dict() returned."
             ) from None
         return cls(attributes, objects, pairs, seen)
 
@@ -239,22 +265,25 @@ class CompositionSpace:
 
 def _names(names: Iterable[str], argument: str) -> tuple[str, ...]:
     if isinstance(names, str):
-        raise TypeError(f"{argument} is the string {names!r}: give a list of names.")
+        raise TypeError(f"{argument} is the string {names!r} but must be names: give a list.")
     result = tuple(names)
     for name in result:
         if not isinstance(name, str):
-            raise TypeError(f"{argument} holds {name!r} ({type(name).__name__}): give strings.")
+            raise TypeError(
+                f"{argument} holds {name!r} ({type(name).__name__}) but must hold strings: convert "
+                "it."
+            )
         if not name.strip():
-            raise ValueError(f"{argument} holds an empty name: remove it.")
+            raise ValueError(f"{argument} holds an empty name but must not: remove it.")
     if not result:
-        raise ValueError(f"{argument} is empty: give at least one name.")
+        raise ValueError(f"{argument} is empty but must hold one at least: give names.")
     _no_repeats(result, argument)
     return result
 
 
 def _pairs(pairs: Iterable[Sequence[str]], argument: str) -> tuple[Pair, ...]:
     if isinstance(pairs, str):
-        raise TypeError(f"{argument} is the string {pairs!r}: give a list of pairs.")
+        raise TypeError(f"{argument} is the string {pairs!r} but must be pairs: give a list.")
     result = []
     for pair in pairs:
         if (
@@ -263,7 +292,8 @@ def _pairs(pairs: Iterable[Sequence[str]], argument: str) -> tuple[Pair, ...]:
             or not all(isinstance(name, str) for name in pair)
         ):
             raise TypeError(
-                f"{argument} holds {pair!r}: every pair must be two strings, (attribute, object)."
+                f"{argument} holds {pair!r} but must hold pairs of two strings: give (attribute, "
+                "object)."
             )
         result.append((pair[0], pair[1]))
     return tuple(result)
@@ -275,7 +305,7 @@ def _no_repeats(items: tuple[Any, ...], argument: str) -> None:
     known = set()
     for item in items:
         if item in known:
-            raise ValueError(f"{argument} holds {item!r} twice: list each once.")
+            raise ValueError(f"{argument} holds {item!r} twice but must once: list each once.")
         known.add(item)
 
 

@@ -22,13 +22,13 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from czsl_sac import PatchMaxAligner, TrainConfig
+from czsl_sac import PatchMaxAligner, TrainConfig, Troika
 from czsl_sac.data.scenes.scenes import Scenes
-from czsl_sac.methods import Troika
 from czsl_sac.training.build import build_backbone
 from czsl_sac.training.config import BackboneConfig
 from czsl_sac.training.presets import preset_for
 from czsl_sac.training.run import train
+from czsl_sac.training.run_folder import RunFolder
 
 # ---- The bolt ------------------------------------------------------------------------------------
 # Troika looks at an image three times: at its class token v, and at what two disentanglers make of
@@ -106,16 +106,15 @@ def configuration(
     data, optim = replace(preset.data, data_root=options.data_root), preset.optim
     if options.dataset == "scenes":  # a smaller budget than the preset's, for both alike
         data, optim = replace(data, images_per_pair=12), replace(optim, epochs=3)
-    model = replace(
-        preset.model,
-        alignment=alignment,
-        legacy_patch_norm=options.legacy,
-        legacy_eval_mode=options.legacy,
-    )
-    return TrainConfig(
+    backbone = options.backbone or preset.backbone.backbone
+    return replace(
+        preset.with_options(
+            alignment=alignment,
+            legacy_patch_norm=options.legacy,
+            legacy_eval_mode=options.legacy,
+        ),
         data=data,
-        backbone=replace(preset.backbone, backbone=options.backbone or preset.backbone.backbone),
-        model=model,
+        backbone=replace(preset.backbone, backbone=backbone),
         optim=replace(optim, epochs=options.epochs or optim.epochs),
         seed=seed,
     )
@@ -128,10 +127,7 @@ def measure(options: Options, folder: Path) -> pd.DataFrame:
     for row, seed in tqdm(wanted, desc="runs"):
         config = configuration(options, ALIGNMENTS[row], seed)
         run_dir = folder / f"{options.dataset}-{ALIGNMENTS[row]}-{seed}"
-        saved = run_dir / "config.json"
-        if saved.is_file() and TrainConfig.load(saved) != config:
-            raise SystemExit(f"{run_dir} holds a run of other settings: choose another --runs")
-        result = train(config, run_dir, resume=saved.is_file()).test
+        result = train(config, run_dir, resume=RunFolder(run_dir).holds_run).test
         tqdm.write(f"{row}, seed {seed}, test: {result}")
         percent = {name: 100 * getattr(result, field) for name, field in METRICS.items()}
         records.append({"row": row, "seed": seed, **percent})

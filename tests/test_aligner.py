@@ -1,5 +1,8 @@
 """Alignment heads: reductions against loops, winning tokens, options, module duties."""
 
+import warnings
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from czsl_sac import load_backbone
 from czsl_sac.blocks import ClassTokenAligner, PatchMaxAligner, build_aligner
+from czsl_sac.methods.parts import alignment_head
+from czsl_sac.methods.sac.options import SACOptions
 
 
 def cosines(tokens: Tensor, text: Tensor) -> Tensor:
@@ -43,7 +49,7 @@ def test_maximum_equals_a_loop(
     tokens = torch.randn(b, t, 6, dtype=torch.float64)
     text = torch.randn(*((b, c, 6) if per_image else (c, 6)), dtype=torch.float64)
     aligner = PatchMaxAligner(
-        0.05, tokens="patches" if patches else "all", class_weight=class_weight
+        0.05, token_choice="patches" if patches else "all", class_weight=class_weight
     )
     values, indices = aligner.similarity(tokens, text, return_indices=True)
     scores = cosines(tokens, text)
@@ -129,21 +135,21 @@ def test_autocast_compile_and_dtype() -> None:
 
 def test_build_and_repr() -> None:
     assert isinstance(build_aligner("cls", 0.01), ClassTokenAligner)
-    aligner = build_aligner("patch_max", 0.01, tokens="patches", class_weight=0.5)
+    aligner = build_aligner("patch_max", 0.01, token_choice="patches", class_weight=0.5)
     assert aligner.extra_repr() == (
-        "temperature=0.01, reduction='max', tokens='patches', class_weight=0.5, impl='auto'"
+        "temperature=0.01, reduction='max', token_choice='patches', class_weight=0.5, impl='auto'"
     )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0 but must be positive"),
-        ({"reduction": "median"}, "reduction is 'median' but must be one of 'max'"),
-        ({"tokens": "class"}, "tokens is 'class'"),
+        ({"temperature": 0.0}, "temperature is 0.0 but must be above 0: raise it"),
+        ({"reduction": "median"}, "reduction is 'median' but must be one of max, mean"),
+        ({"token_choice": "class"}, "token_choice is 'class' but must be one of all, patches"),
         ({"impl": "cuda"}, "impl is 'cuda'"),
-        ({"class_weight": 2.0}, "class_weight is 2.0"),
-        ({"reduction": "linear"}, "dim is missing but reduction='linear'"),
+        ({"class_weight": 2.0}, "class_weight is 2.0 but must be at most 1: lower it"),
+        ({"reduction": "linear"}, "dim is None but must be a number, as reduction='linear'"),
         ({"reduction": "attention", "dim": 8, "num_heads": 3}, "num_heads is 3"),
     ],
 )
@@ -154,8 +160,75 @@ def test_wrong_options(options: dict, message: str) -> None:
 
 def test_wrong_calls() -> None:
     with pytest.raises(ValueError, match="no winning token"):
-        PatchMaxAligner(reduction="mean").similarity(torch.ones(1, 2, 4), torch.ones(1, 4), True)
-    with pytest.raises(ValueError, match="class token alone"):
-        PatchMaxAligner(tokens="patches")(torch.ones(1, 1, 4), torch.ones(1, 4))
-    with pytest.raises(ValueError, match="alignment is 'sparse'"):
+        PatchMaxAligner(reduction="mean").similarity(
+            torch.ones(1, 2, 4), torch.ones(1, 4), return_indices=True
+        )
+    with pytest.raises(ValueError, match=r"tokens has shape \[1, 1, 4\] but must hold a patch"):
+        PatchMaxAligner(token_choice="patches")(torch.ones(1, 1, 4), torch.ones(1, 4))
+    with pytest.raises(ValueError, match="alignment is 'sparse' but must be one of patch_max, cls"):
         build_aligner("sparse", 0.01)
+    positions = PatchMaxAligner(reduction="linear_positions", num_tokens=5)
+    with pytest.raises(ValueError, match="tokens has 3 positions to reduce but must have 5"):
+        positions(torch.ones(1, 3, 4), torch.ones(1, 4))
+
+
+def test_a_weight_for_each_position_starts_as_the_mean_and_is_the_same_for_all_images() -> None:
+    tokens, text = torch.randn(2, 5, 8), torch.randn(3, 8)
+    for choice in ("all", "patches"):
+        aligner = PatchMaxAligner(reduction="linear_positions", token_choice=choice, num_tokens=5)
+        mean = PatchMaxAligner(reduction="mean", token_choice=choice)
+        torch.testing.assert_close(aligner(tokens, text), mean(tokens, text))
+        with torch.no_grad():
+            aligner.token_scores.scores[-1] = 50.0
+        torch.testing.assert_close(aligner.similarity(tokens, text), cosines(tokens, text)[:, -1])
+        aligner(tokens, text).sum().backward()
+        assert aligner.token_scores.scores.grad is not None
+
+
+def test_old_ways_of_calling_are_taken_with_a_warning() -> None:
+    tokens, text = torch.randn(2, 5, 8), torch.randn(3, 8)
+    new = PatchMaxAligner(token_choice="patches", class_weight=0.5)
+    with pytest.warns(DeprecationWarning, match="PatchMaxAligner's tokens is now token_choice"):
+        old = PatchMaxAligner(tokens="patches", class_weight=0.5)
+    with pytest.warns(DeprecationWarning, match="build_aligner's cls_weight is now class_weight"):
+        built = build_aligner("patch_max", 0.01, token_choice="patches", cls_weight=0.5)
+    assert repr(old) == repr(built) == repr(new)
+    with pytest.warns(DeprecationWarning, match="return_indices is given by position: name it"):
+        values, indices = PatchMaxAligner().similarity(tokens, text, True)
+    expected = PatchMaxAligner().similarity(tokens, text, return_indices=True)
+    assert torch.equal(values, expected[0])
+    assert torch.equal(indices, expected[1])
+    with (
+        pytest.warns(DeprecationWarning, match="tokens is now token_choice"),
+        pytest.raises(TypeError, match="tokens and token_choice are both given but"),
+    ):
+        PatchMaxAligner(tokens="all", token_choice="patches")
+    with pytest.raises(TypeError, match="positional arguments"):
+        PatchMaxAligner().similarity(tokens, text, True, False)
+
+
+@pytest.fixture
+def every_warning() -> Iterator[None]:
+    """PyTorch warns once a process otherwise."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.usefixtures("every_warning")
+def test_a_learned_temperature_is_printed_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learned = PatchMaxAligner(torch.nn.Parameter(torch.tensor(0.5)))
+        assert "temperature=0.5, reduction='max'" in repr(learned)
+    with pytest.raises(ValueError, match=r"temperature has shape \[2\] but must be one number"):
+        PatchMaxAligner(torch.ones(2))
+
+
+def test_a_method_takes_a_weight_for_each_position() -> None:
+    backbone = load_backbone("tiny")
+    options = SACOptions(reduction="linear_positions", token_choice="patches")
+    aligner = alignment_head(options, backbone)
+    tokens = backbone.encode_image(torch.randn(2, 3, 64, 64))
+    assert aligner.token_scores.scores.shape == (tokens.shape[1] - 1,)
+    assert aligner(tokens, torch.randn(3, tokens.shape[2])).shape == (2, 3)

@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from czsl_sac.cli import evaluate, main, train
 from czsl_sac.clip import load_backbone
-from czsl_sac.files import save_json
+from czsl_sac.space import CompositionSpace
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.presets import PRESETS, preset_for
+from czsl_sac.training.presets import DATA_SETS, preset_for
+from czsl_sac.training.record import RunRecord
+from czsl_sac.training.run_folder import RunFolder
 
 
 def config_of(*arguments: str) -> TrainConfig:
@@ -32,9 +35,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_a_preset_is_the_default_of_every_option() -> None:
-    assert config_of() == PRESETS["scenes"]
-    for name, config in PRESETS.items():
-        assert config_of("--preset", name) == config_of(f"--preset={name}") == config
+    assert config_of() == preset_for("scenes")
+    for name in DATA_SETS:
+        assert config_of("--preset", name) == config_of(f"--preset={name}") == preset_for(name)
 
 
 def test_options_change_a_preset_whatever_their_order() -> None:
@@ -42,17 +45,17 @@ def test_options_change_a_preset_whatever_their_order() -> None:
         ["--alignment", "cls", "--seed", "1", "--run-dir", "a/b", "--preset", "scenes"]
     )
     assert options is not None
-    assert (options.config.model.alignment, options.config.seed) == ("cls", 1)
+    assert (options.config.method.alignment, options.config.seed) == ("cls", 1)
     assert (options.run_dir, options.resume) == (Path("a/b"), False)
     changed = options.config.to_dict()
-    changed["model"]["alignment"], changed["seed"] = "patch_max", 0
-    assert TrainConfig.from_dict(changed) == PRESETS["scenes"]
+    changed["method"]["alignment"], changed["seed"] = "patch_max", 0
+    assert TrainConfig.from_dict(changed) == preset_for("scenes")
 
 
 def test_the_method_decides_the_settings_of_a_preset() -> None:
     troika = preset_for("mit-states", "troika")
     chosen = ["--method", "troika", "--alignment", "patch_max", "--preset", "mit-states"]
-    assert config_of(*chosen) == troika.with_model(alignment="patch_max")
+    assert config_of(*chosen) == troika.with_options(alignment="patch_max")
     assert config_of("--preset", "mit-states", "--method=troika") == troika
     assert config_of("--method", "csp") == preset_for("scenes", "csp")
 
@@ -61,65 +64,119 @@ def test_options_of_every_kind_reach_their_field() -> None:
     config = config_of(
         *("--preset", "mit-states", "--data-root", "/data/mit", "--backbone", "ViT-B/32"),
         *("--lora-targets", "q", "v", "--lora-layers", "10", "11", "--temperature", "0.02"),
-        *("--no-condense", "--bank", "off", "--lr", "1e-3", "--condenser-lr", "None"),
-        *("--schedule", "end_to_end", "--lora_alpha", "2"),
+        *("--prompt-dropout", "0.1", "--bank", "off", "--lr", "1e-3", "--condenser-lr", "None"),
+        *("--schedule", "end_to_end", "--lora_alpha", "2", "--no-train-context"),
     )
     assert config.data.data_root == Path("/data/mit")
     assert (config.backbone.backbone, config.backbone.lora_alpha) == ("ViT-B/32", 2.0)
     assert (config.backbone.lora_targets, config.backbone.lora_layers) == (("q", "v"), (10, 11))
-    assert (config.model.temperature, config.model.condense) == (0.02, False)
-    assert (config.optim.lr, config.optim.condenser_lr) == (1e-3, None)
-    assert config.optim.schedule == "end_to_end"
-    assert config.optim.epochs == PRESETS["mit-states"].optim.epochs
+    assert (config.method.temperature, config.method.train_context) == (0.02, False)
+    assert (config.method.bank, config.method.prompt_dropout) == ("off", 0.1)
+    assert (config.optim.lr, config.method.condenser_lr) == (1e-3, None)
+    assert config.method.schedule == "end_to_end"
+    assert config.optim.epochs == preset_for("mit-states").optim.epochs
+    assert not config_of("--no-condense", "--bank", "off").method.condense
 
 
-def test_evaluate_takes_the_run_and_its_three_choices() -> None:
-    options = evaluate.parse(["some/run", "--split", "val", "--protocol", "legacy"])
-    assert options == evaluate.EvaluateOptions(Path("some/run"), "val", "legacy", "best")
-    assert evaluate.parse(["r"]) == evaluate.EvaluateOptions(Path("r"), "test", "exact", "best")
+def test_evaluate_takes_the_run_and_its_choices(tmp_path: Path) -> None:
+    config = preset_for("scenes", "csp")
+    begun(tmp_path, config)
+    run, method = str(tmp_path), config.method
+    options = evaluate.parse([run, "--split", "val", "--protocol", "legacy"])
+    expected = evaluate.EvaluateOptions(tmp_path, "val", "legacy", "best", method=method)
+    assert options == expected
+    assert evaluate.parse([run]) == evaluate.EvaluateOptions(tmp_path, method=method)
+    options = evaluate.parse(["--class-weight", "0.5", run])
+    assert options is not None
+    assert options.method == replace(method, class_weight=0.5)
+    with pytest.raises(ValueError, match=r"--beta is an option of sac, csp has none"):
+        evaluate.parse([run, "--beta", "0.5"])
+
+
+def begun(folder: Path, config: TrainConfig) -> None:
+    """Begin a run of this configuration, of which no epoch has ended."""
+    space = CompositionSpace.closed_world([("red", "car"), ("blue", "cat")])
+    RunFolder(folder).write_record(RunRecord(config, space, "tiny", "0" * 64, {}))
 
 
 def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None:
     saved = config_of("--preset", "scenes", "--beta", "0.25", "--epochs", "3")
-    saved.save(tmp_path / "config.json")
+    begun(tmp_path, saved)
     assert config_of("--resume", "--run-dir", str(tmp_path)) == saved
     longer = config_of("--run-dir", str(tmp_path), "--epochs", "9", "--resume")
-    assert (longer.model.beta, longer.optim.epochs) == (0.25, 9)
+    assert (longer.method.beta, longer.optim.epochs) == (0.25, 9)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "unknown command 'trian': did you mean train?"),
-        (["--alignment"], "unknown command '--alignment': known are train, evaluate, "),
-        (
-            ["train", "--alignmnt", "cls"],
-            "Unrecognized options: --alignmnt, cls; did you mean --al",
-        ),
-        (["train", "--preset", "scenez"], "unknown preset 'scenez': did you mean scenes?"),
-        (["train", "--preset", "x"], "unknown preset 'x': known are scenes, ut-zappos, mit-states"),
+        (["trian"], "command is 'trian' but must be one of train, evaluate, predict, report, spl"),
+        (["trian"], "did you mean train?"),
+        (["--alignment"], "command is '--alignment' but must be one of train, evaluate, "),
+        (["train", "--alignmnt", "cls"], "--alignmnt is unknown: did you mean --alignment? (czsl"),
+        (["train", "--preset", "scenez"], "preset is 'scenez' but must be one of scenes, ut-zapp"),
+        (["train", "--preset", "scenez"], "did you mean scenes?"),
+        (["train", "--preset", "x"], "preset is 'x' but must be one of scenes, ut-zappos, mit-st"),
+        (["train", "--method", "cps"], "method is 'cps' but must be one of coop, csp, dfsp, sac"),
+        (["train", "--method", "cps"], "did you mean csp?"),
         (["train", "--preset"], "Missing value for argument '--preset'."),
         (
             ["train", "--lr", "fast"],
             "Error parsing --lr: could not convert string to float: 'fast'",
         ),
         (["train", "--alignment", "max"], "invalid choice 'max' for argument '--alignment'."),
-        (["train", "--beta", "2"], "beta must be at most 1, got 2.0 (czsl-sac train --help"),
-        (["train", "--seed", "-1"], "seed must be at least 0, got -1"),
+        (["train", "--beta", "2"], "error: beta is 2.0 but must be at most 1: lower it. ("),
+        (
+            ["train", "--seed", "-1"],
+            "error: seed is -1 but must be at least 0: raise it.",
+        ),
         (["train", "--no-condense"], 'bank is "dynamic" but condense is off'),
-        (["train", "stray"], "Unrecognized options: stray"),
-        (["train", "--resume"], "--resume needs the folder of the run to continue: add --run-dir"),
-        (["train", "--resume", "--run-dir", "nowhere"], "no configuration at nowhere/config.json"),
-        (["train", "--resume", "--preset", "cgqa"], "so --preset cannot be given too"),
+        (["train", "stray"], "'stray' belongs to no option but every value must follow one: rem"),
+        (["train", "--method", "csp", "--beta", "1"], "--beta is an option of sac, csp has none: "),
+        (["train", "--method", "csp", "--no-condense"], "--no-condense is an option of sac, csp"),
+        (["train", "--tokens", "all"], "--tokens is unknown: did you mean --token-choice?"),
+        (
+            ["train", "--train-backbone", "none", "--lora-rank", "4"],
+            '--lora-rank is given but train_backbone is "none", so that nothing reads it: leave it',
+        ),
+        (
+            ["train", "--lora-targets=q", "--train-backbone=full"],
+            '--lora-targets is given but train_backbone is "full", so that nothing reads it',
+        ),
+        (
+            ["train", "--alignment", "cls", "--reduction", "mean"],
+            '--reduction is given but alignment is "cls", so that nothing reads it',
+        ),
+        (
+            ["train", "--bank", "off", "--gamma", "0.1"],
+            '--gamma is given but bank is "off", so that nothing reads it',
+        ),
+        (
+            ["train", "--data-root", "somewhere"],
+            '--data-root is given but dataset is "scenes", so that nothing reads it',
+        ),
+        (["train", "--resume"], "--run-dir is missing but --resume must have the folder of the ru"),
+        (
+            ["train", "--resume", "--run-dir", "nowhere"],
+            "there is no run in nowhere: the folder",
+        ),
+        (
+            ["train", "--resume", "--preset", "cgqa"],
+            "--preset is cgqa but must not be given with --resume",
+        ),
         (["train", "--preset", "cgqa", "--backbone", "tiny"], "data_root is missing"),
         (["train", "--backbone", "nowhere/clip.pt"], "nowhere/clip.pt"),
         (["evaluate"], "Missing from czsl-sac evaluate: PATH Folder of the run."),
-        (["evaluate", "nowhere"], "no configuration at nowhere/config.json"),
-        (["evaluate", "r", "--protocl", "legacy"], "--protocl, legacy; did you mean --protocol?"),
+        (["evaluate", "nowhere"], "there is no run in nowhere: the folder nowhere does not exist"),
+        (
+            ["evaluate", "r", "--protocl", "legacy"],
+            "--protocl is unknown: did you mean --protoco",
+        ),
         (["evaluate", "r", "--threshold", "0.2"], "--threshold is of the open world: add --world"),
         (["evaluate", "r", "--feasibility-rule", "legacy"], "--feasibility-rule is of the open"),
         (["evaluate", "r", "--world", "wide"], "invalid choice 'wide' for argument '--world'"),
-        (["info", "--verbose"], "Unrecognized options: --verbose"),
+        (["evaluate", "r", "--alpha", "0.1"], "alpha is 0.1 but must be 0.5, as the run was train"),
+        (["info", "--verbose"], "--verbose is unknown: it is no option of this command."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -131,7 +188,9 @@ def test_a_mistake_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where a run folder would be made, had the mistake gone through
-    assert message in complaint(capsys, *arguments)
+    begun(tmp_path / "r", preset_for("scenes"))
+    assert message in "error: " + complaint(capsys, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
 def test_several_processes_need_a_named_run_folder(
@@ -145,7 +204,7 @@ def test_traceback_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture
     assert main(["evaluate", "nowhere", "--traceback"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("Traceback (most recent call last):")
-    assert "FileNotFoundError: no configuration at nowhere" in printed
+    assert "FileNotFoundError: there is no run in nowhere" in printed
 
 
 @pytest.mark.parametrize("colours", [False, True])
@@ -167,7 +226,7 @@ def test_help_and_mistakes_read_well_on_any_terminal(encoding: str, colours: boo
     )
     assert wrong.returncode == 2
     assert wrong.stderr == (
-        "czsl-sac: error: Unrecognized options: --alignmnt; did you mean --alignment? "
+        "czsl-sac: error: --alignmnt is unknown: did you mean --alignment? "
         "(czsl-sac train --help lists the options)\n"
     )
     assert right.returncode == 0
@@ -212,9 +271,9 @@ def test_train_resume_and_evaluate_a_run(
     assert "test split, best epoch" in printed
     assert "transductive" in printed
     assert "czsl-sac evaluate run" in printed
-    assert TrainConfig.load(Path("run/config.json")).data.images_per_pair == 1
+    assert RunFolder("run").read_record().config.data.images_per_pair == 1
 
-    assert "run already holds a run" in complaint(capsys, "train", *small)
+    assert "run_dir is run but must hold no run yet: pass" in complaint(capsys, "train", *small)
 
     assert main(["train", "--resume", "--run-dir", "run", "--epochs", "2"]) == 0
     lines = Path("run/metrics.jsonl").read_text("utf-8").splitlines()
@@ -241,15 +300,15 @@ def test_train_resume_and_evaluate_a_run(
     refused = complaint(capsys, "evaluate", "run", "--world", "open", "--feasibility", "glove")
     assert "feasibility is 'glove' but must be clip, none, or an existing file" in refused
 
-    base = json.loads(Path("run/base.json").read_text("utf-8"))
-    assert base == {"name": "tiny", "checksum": load_backbone("tiny").base_checksum}
-    for command in (["evaluate", "run"], ["train", "--resume", "--run-dir", "run"]):
-        save_json(Path("run/base.json"), {**base, "checksum": "0" * 64})
+    folder = RunFolder("run")
+    record = folder.read_record()
+    assert (record.backbone, record.checksum) == ("tiny", load_backbone("tiny").base_checksum)
+    longer = ["train", "--resume", "--run-dir", "run", "--epochs", "3"]
+    for command in (["evaluate", "run"], longer):
+        folder.write_record(replace(record, checksum="0" * 64))
         refused = complaint(capsys, *command)
         assert "was trained on 'tiny' with weights of checksum 000000000000, but" in refused
-    save_json(Path("run/base.json"), base)
 
-    wider = TrainConfig.load(Path("run/config.json")).to_dict()
-    wider["backbone"]["lora_rank"] += 1
-    TrainConfig.from_dict(wider).save(Path("run/config.json"))
+    wider = record.config.with_options(lora_rank=record.config.backbone.lora_rank + 1)
+    folder.write_record(replace(record, config=wider))
     assert "lora_A" in complaint(capsys, "evaluate", "run")

@@ -50,7 +50,9 @@ def test_equals_plain_attention(
 
 
 def test_feature_has_unit_norm_and_attention_sums_to_one() -> None:
-    feature, attention = VisualCondenser(32, num_heads=4)(torch.randn(5, 9, 32), True)
+    feature, attention = VisualCondenser(32, num_heads=4)(
+        torch.randn(5, 9, 32), return_attention=True
+    )
     torch.testing.assert_close(feature.norm(dim=-1), torch.ones(5))
     torch.testing.assert_close(attention.sum(dim=-1), torch.ones(5))
 
@@ -58,8 +60,8 @@ def test_feature_has_unit_norm_and_attention_sums_to_one() -> None:
 def test_the_order_of_tokens_does_not_matter() -> None:
     condenser, tokens = VisualCondenser(16, num_heads=2).double(), torch.randn(2, 6, 16).double()
     order = torch.randperm(6)
-    feature, attention = condenser(tokens, True)
-    shuffled_feature, shuffled_attention = condenser(tokens[:, order], True)
+    feature, attention = condenser(tokens, return_attention=True)
+    shuffled_feature, shuffled_attention = condenser(tokens[:, order], return_attention=True)
     torch.testing.assert_close(shuffled_feature, feature)
     torch.testing.assert_close(shuffled_attention, attention[:, order])
 
@@ -96,7 +98,9 @@ def test_autocast_and_compile() -> None:
     assert F.cosine_similarity(low.float(), condenser(tokens)).min() > 0.99
     compiled = torch.compile(condenser, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(tokens), condenser(tokens))
-    torch.testing.assert_close(compiled(tokens, True)[1], condenser(tokens, True)[1])
+    torch.testing.assert_close(
+        compiled(tokens, return_attention=True)[1], condenser(tokens, return_attention=True)[1]
+    )
 
 
 def test_repr_names_the_options() -> None:
@@ -107,8 +111,8 @@ def test_repr_names_the_options() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim": 0}, "dim is 0"),
-        ({"dim": 8, "num_blocks": 0}, "num_blocks is 0"),
+        ({"dim": 0}, "dim is 0 but must be at least 1"),
+        ({"dim": 8, "num_blocks": 0}, "num_blocks is 0 but must be at least 1"),
         ({"dim": 8, "num_heads": 3}, "num_heads is 3 but must divide dim = 8"),
     ],
 )
@@ -119,5 +123,13 @@ def test_wrong_options(options: dict[str, int], message: str) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 8), (2, 0, 8), (2, 3, 4)])
 def test_wrong_tokens(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"tokens has shape .* but \[B, T, 8\]"):
+    with pytest.raises(ValueError, match=r"tokens has shape .* but must be \[B, T, 8\]"):
         VisualCondenser(8)(torch.zeros(shape))
+
+
+def test_options_by_position_are_taken_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="VisualCondenser's num_blocks, num_heads is given"):
+        condenser = VisualCondenser(8, 2, 4)
+    assert condenser.extra_repr() == "dim=8, num_blocks=2, num_heads=4"
+    with pytest.warns(DeprecationWarning, match="return_attention is given by position"):
+        assert condenser(torch.ones(1, 3, 8), True)[1].shape == (1, 3)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from czsl_sac.methods import DFSP, CZSLMethod, Troika
+from czsl_sac import DFSP, Troika
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.space import CompositionSpace
 
 IMAGES, WORDS, DIM = 12, 24, 64

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from evaluation_cases import cases, evaluate, make_case, published, reference, same
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import hmean
 
 from czsl_sac.evaluation import CZSLEvaluator, Feasibility, mask_infeasible
+from czsl_sac.space import CompositionSpace
 
 
 @settings(max_examples=25, deadline=None)
@@ -29,7 +31,7 @@ def test_batches_column_chunks_orders_and_merges_do_not_matter(case, data, proto
         parts.append(part)
     merged = parts[0]
     for part in parts[1:]:
-        merged.merge_(part)
+        merged.merge_state(part)
     assert len(merged) == len(targets)
     same(merged.compute(), whole.compute())
     assert torch.equal(merged.state()["target"], targets[order])
@@ -37,7 +39,7 @@ def test_batches_column_chunks_orders_and_merges_do_not_matter(case, data, proto
     states = [part.state() for part in (whole, merged)]
     gathered = {name: torch.cat([state[name] for state in states]) for name in states[0]}
     twice = CZSLEvaluator(space, **options)
-    twice.load_state(gathered)
+    twice.merge_state(gathered)
     assert len(twice) == 2 * len(targets)
     assert twice.compute().seen == whole.compute().seen
     assert twice.compute().attribute == whole.compute().attribute
@@ -49,7 +51,7 @@ def test_rows_summarized_elsewhere_count_as_updates() -> None:
     for rows in torch.arange(len(targets)).split(25):
         summary = there.summarize(scores[rows].split(3, dim=1), targets[rows])
         assert {len(values) for values in summary.values()} == {len(rows)}
-        here.add_state(summary)
+        here.merge_state(summary)
     assert len(there) == 0
     same(here.compute(), evaluate(space, candidates, scores, targets))
 
@@ -58,7 +60,7 @@ def test_one_pass_serves_both_protocols():
     case = make_case(8)
     evaluator = CZSLEvaluator(case[0], candidates=case[1])
     evaluator.update(*case[2:])
-    same(evaluator.compute("legacy"), evaluate(*case, protocol="legacy"))
+    same(evaluator.compute(protocol="legacy"), evaluate(*case, protocol="legacy"))
     same(evaluator.compute(), evaluate(*case))
     evaluator.reset()
     assert len(evaluator) == 0
@@ -83,6 +85,20 @@ def test_kept_numbers_do_not_grow_with_compositions():
         evaluator.update(scores, targets)
         sizes.append(sum(value.numel() for value in evaluator.state().values()))
     assert sizes[0] == sizes[1] == 9 * 60
+
+
+@pytest.mark.parametrize("grid", [None, 4.0])
+def test_what_is_kept_are_the_maxima_over_rivals(grid):
+    space, candidates, scores, targets = make_case(18, samples=200, grid=grid)
+    evaluator = CZSLEvaluator(space, candidates=candidates)
+    evaluator.update_chunks(scores.split(4, dim=1), targets)
+    kept = evaluator.state()
+    columns = torch.arange(len(space))
+    rival, before = columns != targets[:, None], columns < targets[:, None]
+    for kind, of_kind in (("seen", space.seen_mask), ("unseen", ~space.seen_mask)):
+        for name, where in (("rival", rival), ("before", before)):
+            expected = scores.masked_fill(~(where & of_kind & candidates), -torch.inf).amax(1)
+            assert torch.equal(kept[f"{kind}_{name}"].flatten(), expected.double()), (kind, name)
 
 
 def test_candidates_as_mask_columns_or_pairs():
@@ -136,12 +152,13 @@ def test_all_feasibility_thresholds_in_one_pass(case, protocol, rule):
     evaluator.update_chunks([scores[:, :middle], scores[:, middle:]], targets)
     results = evaluator.compute_thresholds()
     for result, threshold in zip(results, thresholds.tolist(), strict=True):
-        masked = mask_infeasible(scores, feasible, threshold, space.seen_mask, rule)
+        masked = mask_infeasible(scores, feasible, threshold, space.seen_mask, rule=rule)
         expected = evaluate(space, candidates, masked, targets, protocol=protocol)
         assert result.threshold == threshold
         kept = candidates & ((feasible >= threshold) | space.seen_mask)
         assert result.candidates == int(kept.sum())
         own = {"threshold": threshold, "candidates": int(kept.sum())}
+        own["unseen_candidates"] = int((kept & ~space.seen_mask).sum())
         assert result.to_dict(details=True) == {**expected.to_dict(details=True), **own}
         if rule == "legacy" and protocol == "legacy" and threshold in thresholds[[1, 7]].tolist():
             for name, value in reference(published, space, candidates, masked, targets).items():
@@ -154,7 +171,7 @@ def test_all_feasibility_thresholds_in_one_pass(case, protocol, rule):
 def test_result_prints_and_converts():
     result = evaluate(*make_case(14))
     assert "exact protocol" in str(result)
-    header, _, row = result.table().splitlines()
+    header, _, row, chance = result.table().splitlines()
     assert header.split() == ["protocol", "S", "U", "HM", "AUC", "attribute", "object"]
     assert row.split() == ["exact"] + [
         f"{100 * value:.2f}"
@@ -162,6 +179,10 @@ def test_result_prints_and_converts():
             *(result.seen, result.unseen, result.hm, result.auc),
             *(result.attribute, result.object),
         )
+    ]
+    assert chance.split() == [
+        "chance",
+        *(f"{100 * value:.2f}" for value in result.chance().named().values()),
     ]
     assert evaluate(*make_case(14), protocol="legacy").table().splitlines()[2].startswith("legacy")
     frame = result.to_frame()
@@ -174,3 +195,42 @@ def test_result_prints_and_converts():
     assert result.seen_samples + result.unseen_samples == 60
     with pytest.raises(AttributeError):
         result.auc = 1.0
+
+
+def test_arrays_and_lists_count_as_tensors() -> None:
+    space, candidates, scores, targets = make_case(16)
+    expected = evaluate(space, candidates, scores, targets)
+    for convert in (
+        lambda values: values.numpy(),
+        lambda values: values.tolist(),
+        lambda values: values.numpy()[::-1][::-1],  # strides that torch does not take as they are
+        lambda values: [*values.numpy()],
+    ):
+        same(evaluate(space, candidates, convert(scores), convert(targets)), expected)
+    for low in (np.float16, np.float64):
+        array = scores.numpy().astype(low)
+        got = evaluate(space, candidates, array, targets)
+        same(got, evaluate(space, candidates, torch.from_numpy(array), targets))
+
+
+def test_lists_keep_all_their_digits() -> None:
+    space = CompositionSpace.closed_world([("x", "p")], test=[("y", "p"), ("z", "p")])
+    rows, targets = [[0.5, 1.0, 1.0 + 1e-12], [3.0, 1.0, 2.0]], [2, 0]  # equal in float32
+    assert evaluate(space, None, rows, targets).unseen == 1.0
+
+
+def test_old_names_of_merge_state() -> None:
+    space, candidates, scores, targets = make_case(17)
+    whole = CZSLEvaluator(space, candidates=candidates)
+    whole.update(scores, targets)
+    for old, incoming in (
+        ("merge_", whole),
+        ("add_state", whole.state()),
+        ("load_state", whole.state()),
+    ):
+        other = CZSLEvaluator(space, candidates=candidates)
+        with pytest.warns(DeprecationWarning, match=f"CZSLEvaluator.{old} is now .*merge_state"):
+            getattr(other, old)(incoming)
+        same(other.compute(), whole.compute())
+    with pytest.warns(DeprecationWarning, match="compute's protocol is given by position"):
+        same(whole.compute("legacy"), whole.compute(protocol="legacy"))

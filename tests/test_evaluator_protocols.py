@@ -48,6 +48,7 @@ def test_legacy_when_the_last_bias_makes_everything_tie():
     assert result.ties > 0.2
     assert result.table().split()[7] == "ties"
     assert evaluate(*case).ties == 0
+    assert result.bias_lost > 0.2
     assert evaluate(*case).unseen > result.unseen
 
 
@@ -132,3 +133,27 @@ def test_protocols_agree_on_large_data():
         assert -1e-6 < exact.hm - legacy.hm < 0.01
         assert -1e-6 < exact.seen - legacy.seen < 0.02
         assert legacy.attribute == pytest.approx(exact.attribute, abs=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "sound"), [(1e-6, False), (1.0, True), (1e5, False)])
+def test_scores_that_lose_the_bias_steps_of_legacy_are_told(scale, sound):
+    """The last bias should decide as an infinite one does."""
+    space, candidates, scores, targets = make_case(4)
+    case = space, candidates, scores * scale, targets
+    exact, legacy = evaluate(*case), evaluate(*case, protocol="legacy")
+    lifted = (case[2].float() + 1e3 * ~space.seen_mask).masked_fill(~candidates, -1e10).argmax(1)
+    wished = scores.double().masked_fill(~candidates | space.seen_mask, -torch.inf).argmax(1)
+    wrong = ((lifted == targets) != (wished == targets)).double().mean()
+    assert legacy.bias_lost == pytest.approx(float(wrong))
+    assert exact.bias_lost == 0
+    assert "bias steps" not in str(exact)
+    share = f"{100 * legacy.bias_lost:.1f} % of the images"
+    assert (f"bias steps lost in {share}" in str(legacy)) == (not sound)
+    assert any(share in note and "exact protocol" in note for note in legacy.notes()) == (not sound)
+    assert sound == (abs(exact.unseen - legacy.unseen) < 0.02)
+
+
+def test_infeasible_unseen_compositions_lose_no_bias_step():
+    space, candidates, scores, targets = make_case(4)
+    masked = scores.masked_fill(~space.seen_mask, -torch.inf)
+    assert evaluate(space, candidates, masked, targets, protocol="legacy").bias_lost == 0

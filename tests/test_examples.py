@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from czsl_sac.data.standard import SPLIT
+from czsl_sac.data.sources.standard import PAIR_LISTS
 from czsl_sac.training.presets import preset_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -42,10 +42,10 @@ def test_the_configuration_is_the_published_one_on_the_real_data() -> None:
     )
     assert config.backbone.backbone == "ViT-B/32"
     assert (config.backbone.train_backbone, config.data.data_root) == ("adaptformer", root)
-    assert config.model == expected.with_model(alignment="patch_max").model
+    assert config.method == expected.with_options(alignment="patch_max").method
     assert (config.optim, config.seed) == (expected.optim, 1)
     legacy = TROIKA.configuration(TROIKA.Options(legacy=True, epochs=7), "cls", 0)
-    assert (legacy.model.legacy_patch_norm, legacy.model.legacy_eval_mode) == (True, True)
+    assert (legacy.method.legacy_patch_norm, legacy.method.legacy_eval_mode) == (True, True)
     assert (legacy.optim.epochs, legacy.data.dataset) == (7, "scenes")
 
 
@@ -57,10 +57,10 @@ def mit_states(tmp_path: Path) -> Path:
         "val": ["unripe apple", "ripe apple"],
         "test": ["old mango", "ripe mango"],
     }
-    (tmp_path / SPLIT).mkdir()
+    (tmp_path / PAIR_LISTS).mkdir()
     records = []
     for split, pairs in words.items():
-        (tmp_path / SPLIT / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
+        (tmp_path / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
         for pair, number in itertools.product(pairs, range(3)):
             name = f"{pair.replace(' ', '_')}/{split}{number}.jpg"
             path = tmp_path / "images" / name
@@ -69,7 +69,7 @@ def mit_states(tmp_path: Path) -> Path:
             Image.fromarray(noise.numpy()).save(path)
             attribute, obj = pair.split()
             records.append({"image": name, "attr": attribute, "obj": obj, "set": split})
-    torch.save(records, tmp_path / f"metadata_{SPLIT}.t7")
+    torch.save(records, tmp_path / f"metadata_{PAIR_LISTS}.t7")
     return tmp_path
 
 
@@ -92,8 +92,8 @@ def test_the_real_data_set_is_a_matter_of_options(
     assert {path.name for path in runs.iterdir()} == {
         f"mit-states-{alignment}-0" for alignment in ("cls", "patch_max")
     }
-    with pytest.raises(SystemExit, match="holds a run of other settings"):
-        TROIKA.main([*arguments[:-4], "--epochs", "2", "--runs", str(runs)])
+    with pytest.raises(ValueError, match="legacy_patch_norm is True but must be False, as the run"):
+        TROIKA.main([*arguments, "--legacy"])
 
 
 def test_the_table_pairs_the_runs_by_their_seed() -> None:

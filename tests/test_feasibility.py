@@ -1,12 +1,12 @@
 """Feasibility scores against the description as a loop, thresholds, masks and word vectors."""
 
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import SHARED, needs
 
 from czsl_sac.evaluation import (
     CZSLEvaluator,
@@ -17,8 +17,6 @@ from czsl_sac.evaluation import (
     threshold_grid,
 )
 from czsl_sac.space import CompositionSpace
-
-SPLITS = Path(__file__).parents[2] / "shared/data/splits"
 
 
 def by_loop(space, attribute_features, object_features):
@@ -65,17 +63,19 @@ def test_scores_equal_the_loop(n_attributes, n_objects, seed, open_world, data):
 
 
 def read_pairs(folder, name):
-    lines = (SPLITS / folder / f"{name}_pairs.txt").read_text().splitlines()
+    lines = (SHARED / "splits" / folder / f"{name}_pairs.txt").read_text().splitlines()
     return [tuple(line.split()) for line in lines if line.strip()]
 
 
-@pytest.mark.skipif(not SPLITS.exists(), reason="needs the real pair lists")
 @pytest.mark.parametrize(
     ("folder", "lists", "attributes", "objects", "seen", "unseen"),
     [
-        ("ut-zappos", ("train", "val", "test"), 16, 12, 83, 109),
-        ("cgqa", ("train", "val", "test"), 413, 674, 5592, 272770),
-        ("mit-states", ("train",), 115, 245, 1262, 26913),
+        pytest.param(*case, marks=needs(f"splits/{case[0]}"))
+        for case in (
+            ("ut-zappos", ("train", "val", "test"), 16, 12, 83, 109),
+            ("cgqa", ("train", "val", "test"), 413, 674, 5592, 272770),
+            ("mit-states", ("train",), 115, 245, 1262, 26913),
+        )
     ],
 )
 def test_real_pair_lists(folder, lists, attributes, objects, seen, unseen):
@@ -111,7 +111,9 @@ def test_real_pair_lists(folder, lists, attributes, objects, seen, unseen):
     # The published rule doubles seen logits at as many thresholds as are not positive.
     doubled = sum(
         float(
-            mask_infeasible(torch.ones(1, len(world)), scores, t, world.seen_mask, "legacy").max()
+            mask_infeasible(
+                torch.ones(1, len(world)), scores, t, world.seen_mask, rule="legacy"
+            ).max()
         )
         == 2
         for t in thresholds.tolist()
@@ -132,15 +134,17 @@ def test_rules_of_masking():
         (0.26, [1, -torch.inf, -torch.inf, 4], [1, 0, 0, 4]),
     ]:
         assert mask_infeasible(logits, scores, threshold, seen)[0].tolist() == excluded
-        assert mask_infeasible(logits, scores, threshold, seen, "legacy")[0].tolist() == legacy
+        assert mask_infeasible(logits, scores, threshold, seen, rule="legacy")[0].tolist() == legacy
     assert torch.equal(logits, before)
-    assert mask_infeasible(logits.bfloat16(), scores, 0, seen, "legacy").dtype == torch.bfloat16
+    assert (
+        mask_infeasible(logits.bfloat16(), scores, 0, seen, rule="legacy").dtype == torch.bfloat16
+    )
 
 
 def test_grid_runs_over_the_unseen_scores():
     space = CompositionSpace.closed_world([("x", "p"), ("y", "q")]).open_world()
     scores = torch.tensor([0.0, 0.25, 0.75, 0.0])
-    assert threshold_grid(scores, space, 3).tolist() == [0.25, 0.5, 0.75]
+    assert threshold_grid(scores, space, count=3).tolist() == [0.25, 0.5, 0.75]
 
 
 def test_buckets_count_the_thresholds_passed():
@@ -191,6 +195,10 @@ class TestWordVectors:
         torch.testing.assert_close(vectors, torch.tensor(expected))
         assert vectors.dtype == torch.float32
 
+    def test_a_byte_order_mark_is_no_part_of_the_first_word(self, file):
+        file.write_text("red 0.5 -1e-1\n", "utf-8-sig")
+        assert read_word_vectors(file, ["red"]).tolist() == [[0.5, pytest.approx(-0.1)]]
+
     def test_aliases(self, file):
         vectors = read_word_vectors(file, ["Faux.Fur"], aliases={"faux.fur": "red_calf"})
         torch.testing.assert_close(vectors, torch.tensor([[2.75, -0.05]]))
@@ -203,7 +211,10 @@ class TestWordVectors:
 
     @pytest.mark.parametrize(
         ("line", "message"),
-        [("hat 1 x", "line 8: 'hat' is followed by"), ("hat 1 2 3", "line 8: 'hat' has 3 numbers")],
+        [
+            ("hat 1 x", "line 8: 'hat' is followed by something else but must be"),
+            ("hat 1 2 3", "line 8: 'hat' has 3 numbers but must have 2"),
+        ],
     )
     def test_damaged_files(self, file, line, message):
         file.write_text(file.read_text() + line + "\n")
@@ -214,7 +225,7 @@ class TestWordVectors:
     def test_missing_file_and_no_names(self, file):
         with pytest.raises(FileNotFoundError):
             read_word_vectors(file.with_name("no.txt"), ["red"])
-        with pytest.raises(ValueError, match="names is empty"):
+        with pytest.raises(ValueError, match="names is empty but must hold one"):
             read_word_vectors(file, [])
 
 
@@ -231,22 +242,34 @@ EYE = torch.eye(2)
         ),
         (
             lambda: feasibility_scores(SPACE, EYE, torch.ones(2)),
-            r"object_features have shape \[2\]",
+            r"object_features has shape \[2\] but must be \[2, E\]",
         ),
         (lambda: feasibility_scores(SPACE, 0 * EYE, EYE), "attribute_features row 0 is zero"),
         (lambda: feasibility_scores(SPACE, EYE, EYE / 0), "object_features row 0 .* not finite"),
-        (lambda: threshold_grid(torch.zeros(3), SPACE), "scores has 3 entries for 4 compositions"),
+        (lambda: threshold_grid(torch.zeros(3), SPACE), "scores has 3 entries but must have 4"),
         (
             lambda: threshold_grid(torch.zeros(1), CompositionSpace.closed_world([("x", "p")])),
-            r"no unseen composition to take thresholds from: use space.open_world\(\)",
+            r"space has 0 unseen compositions but .*: use space.open_world\(\)",
         ),
-        (lambda: mask_infeasible(EYE, EYE[0], 0, EYE[0] > 0, "drop"), "rule is 'drop': give"),
-        (lambda: Feasibility(EYE[0], EYE[1], "drop"), "rule is 'drop': give"),
-        (lambda: Feasibility(EYE[0] / 0, EYE[1]), r"scores must be \[C\] finite"),
-        (lambda: Feasibility(EYE[0], EYE), r"thresholds of shape \[2, 2\]"),
-        (lambda: Feasibility(EYE[0], EYE[0, :0]), "list of at least one finite number"),
-        (lambda: Feasibility(EYE[0], EYE[1] / 0), "list of at least one finite number"),
-        (lambda: Feasibility(EYE[0], EYE[0]), "thresholds must ascend: sort them"),
+        (
+            lambda: mask_infeasible(EYE, EYE[0], 0, EYE[0] > 0, rule="drop"),
+            "rule is 'drop' but must be",
+        ),
+        (
+            lambda: Feasibility(EYE[0], EYE[1], "drop"),
+            "rule is 'drop' but must be one of exclude, legacy",
+        ),
+        (
+            lambda: Feasibility(EYE[0] / 0, EYE[1]),
+            r"scores is torch.float32 of shape \[2\] but must be finite",
+        ),
+        (lambda: Feasibility(EYE[0], EYE), r"thresholds has shape \[2, 2\] but must be"),
+        (lambda: Feasibility(EYE[0], EYE[0, :0]), "but must be at least one finite number"),
+        (lambda: Feasibility(EYE[0], EYE[1] / 0), "but must be at least one finite number"),
+        (
+            lambda: Feasibility(EYE[0], EYE[0]),
+            "thresholds fall somewhere but must ascend: sort them",
+        ),
     ],
 )
 def test_errors(call, message):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
+from tiny_runs import options_of
 from torch.testing import assert_close
 from two_processes import run_in_two_processes
 
@@ -19,19 +19,21 @@ from czsl_sac.training import feature_cache
 from czsl_sac.training.config import (
     BackboneConfig,
     DataConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
 )
 from czsl_sac.training.feature_cache import FeatureCache
-from czsl_sac.training.run import evaluate, train
+from czsl_sac.training.run import train
+from czsl_sac.training.session import Session
+from czsl_sac.training.trained import TrainedRun
 
 
 def config(method: str, alignment: str, cache: Path | None) -> TrainConfig:
+    own = {"sac": {"bank": "train", "prompt_dropout": 0.0}, "csp": {"prompt_dropout": 0.0}}
     return TrainConfig(
         data=DataConfig(images_per_pair=1, eval_images_per_pair=1, feature_cache=cache),
         backbone=BackboneConfig(train_backbone="none"),
-        model=ModelConfig(method=method, alignment=alignment, bank="train", prompt_dropout=0.0),
+        method=options_of(method, alignment=alignment, **own.get(method, {})),
         optim=OptimConfig(epochs=1, batch_size=16, lr=1e-2),
     )
 
@@ -42,9 +44,7 @@ def scenes() -> Scenes:
 
 def make(folder: Path, *, alone: bool = False, **options) -> FeatureCache:
     backbone = load_backbone("tiny").requires_grad_(False)
-    return FeatureCache(
-        scenes(), folder, backbone, Accelerator(cpu=True), class_token_alone=alone, **options
-    )
+    return FeatureCache(scenes(), folder, backbone, Session(), class_token_alone=alone, **options)
 
 
 TEN_ITEMS = 4 * 65 * 128 * 10  # bytes
@@ -105,7 +105,7 @@ def test_other_weights_precision_or_images_are_other_features(tmp_path):
     with torch.no_grad():
         other._backbone.visual.proj += 0.1
     replaced = FeatureCache(
-        scenes(), tmp_path, other._backbone, other._accelerator, class_token_alone=False
+        scenes(), tmp_path, other._backbone, other._session, class_token_alone=False
     )
     replaced.split("val")
     assert len(list(tmp_path.iterdir())) == 4
@@ -141,27 +141,27 @@ def test_a_run_on_cached_features_ends_as_one_on_images(tmp_path, method, alignm
         assert mine["losses"] == pytest.approx(theirs["losses"], rel=1e-3)
     splits = {path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()}
     assert splits == ({"test"} if method == "zero-shot" else {"train", "val", "test"})
-    again = evaluate(tmp_path / "fast")
+    again = TrainedRun.load(tmp_path / "fast").evaluate()
     assert again.auc == pytest.approx(fast.test.auc, abs=1e-6)
 
 
 def test_what_cannot_be_cached_is_refused(tmp_path):
     cache = make(tmp_path)
-    with pytest.raises(ValueError, match="augment draws new images in every epoch"):
+    with pytest.raises(ValueError, match="augment is True but a cache must hold the same images"):
         cache.split("train", augment=True)
     with pytest.raises(ValueError, match="has a vision tower that is trained"):
         FeatureCache(
             scenes(),
             tmp_path,
             apply_lora(load_backbone("tiny").requires_grad_(False)),
-            Accelerator(cpu=True),
+            Session(),
             class_token_alone=False,
         )
     good = config("csp", "cls", tmp_path)
     for change, message in (
         ({"backbone": BackboneConfig()}, "one set an image: set train_backbone to none, or"),
         ({"data": replace(good.data, augment=True)}, "turn augment off"),
-        ({"model": ModelConfig(method="dfsp")}, "take another method: DFSP reads inner states"),
+        ({"method": options_of("dfsp")}, "DFSP reads inner states.*take another method, or"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(good, **change)

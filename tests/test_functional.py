@@ -26,6 +26,7 @@ from czsl_sac.functional import (
     total_loss,
     weighted_similarity,
 )
+from czsl_sac.functional.probabilities import check_probabilities
 
 sizes = st.integers(1, 5)
 
@@ -88,7 +89,9 @@ def test_probabilities_and_cross_entropy_equal_a_loop() -> None:
         expected = [e / sum(exponentials) for e in exponentials]
         assert probabilities[i].tolist() == pytest.approx(expected)
         losses.append(-math.log(expected[int(targets[i])]))
-    assert float(alignment_loss(similarities, targets, tau)) == pytest.approx(sum(losses) / 3)
+    assert float(alignment_loss(similarities, targets, temperature=tau)) == pytest.approx(
+        sum(losses) / 3
+    )
 
 
 def test_distillation_is_the_divergence_from_student_to_teacher() -> None:
@@ -164,10 +167,12 @@ def test_gradients() -> None:
         assert check(class_token_similarity, (tokens, text))
         assert check(feature_similarity, (features, text))
     assert check(lambda s: composition_probabilities(s, 0.5), similarities)
-    assert check(lambda s: alignment_loss(s, targets, 0.5), similarities)
+    assert check(lambda s: alignment_loss(s, targets, temperature=0.5), similarities)
     assert check(lambda s: distillation_loss(s, other), similarities)
     assert check(lambda s: blend_similarities(s, other, 0.25), similarities)
-    assert check(lambda s: fuse_predictions(s, other, other, beta=0.5, gamma=0.1), similarities)
+    assert check(
+        lambda s: fuse_predictions(s, other, other, beta=0.5, gamma=0.1, partial=True), similarities
+    )
     assert check(
         lambda q, v: condense_tokens(q, v, v, 2), (random(2, 4, seed=7).requires_grad_(), tokens)
     )
@@ -178,37 +183,61 @@ def test_gradients() -> None:
     [
         (
             lambda: token_similarities(torch.ones(2, 3), torch.ones(1, 3)),
-            r"tokens has shape \(2, 3\)",
+            r"tokens has shape \[2, 3\] but must be \[B, T, D\]",
         ),
-        (lambda: token_similarities(torch.ones(2, 0, 3), torch.ones(1, 3)), "no token to reduce"),
-        (lambda: token_similarities(torch.ones(2, 1, 3), torch.ones(3)), r"text has shape \(3,\)"),
-        (lambda: token_similarities(torch.ones(2, 1, 3), torch.ones(1, 4)), "text has 4 features"),
-        (lambda: token_similarities(torch.ones(2, 1, 3), torch.ones(3, 1, 3)), "for 3 images"),
+        (
+            lambda: token_similarities(torch.ones(2, 0, 3), torch.ones(1, 3)),
+            "must hold a token to reduce over",
+        ),
+        (
+            lambda: token_similarities(torch.ones(2, 1, 3), torch.ones(3)),
+            r"text has shape \[3\] but must be",
+        ),
+        (
+            lambda: token_similarities(torch.ones(2, 1, 3), torch.ones(1, 4)),
+            "text has D = 4 but must have 3 as tokens",
+        ),
+        (
+            lambda: token_similarities(torch.ones(2, 1, 3), torch.ones(3, 1, 3)),
+            "text is given for 3 images but must be for 2",
+        ),
         (
             lambda: weighted_similarity(torch.ones(2, 1, 3), torch.ones(1, 3), torch.ones(2, 2)),
-            r"weights has shape \(2, 2\)",
+            r"weights has shape \[2, 2\] but must be \[2, 1\]",
         ),
-        (lambda: blend_similarities(torch.ones(1), torch.ones(1), 1.5), "class_weight is 1.5"),
-        (lambda: condenser_loss(torch.ones(1), torch.ones(1), -0.1), "alpha is -0.1"),
-        (lambda: distillation_loss(torch.ones(1, 2), torch.ones(1, 3)), "alignment_logits has"),
-        (lambda: condense_tokens(*[torch.ones(1, 1, 4)] * 3, num_heads=3), "num_heads is 3"),
+        (
+            lambda: blend_similarities(torch.ones(1), torch.ones(1), 1.5),
+            "class_weight is 1.5 but must be at most 1",
+        ),
+        (
+            lambda: condenser_loss(torch.ones(1), torch.ones(1), -0.1),
+            "alpha is -0.1 but must be at least 0",
+        ),
+        (
+            lambda: distillation_loss(torch.ones(1, 2), torch.ones(1, 3)),
+            r"alignment_logits has shape \[1, 3\] but must be \[1, 2\]",
+        ),
+        (
+            lambda: condense_tokens(*[torch.ones(1, 1, 4)] * 3, num_heads=3),
+            "num_heads is 3 but must divide D = 4",
+        ),
         (
             lambda: fuse_predictions(torch.ones(1, 2), torch.ones(1, 2), beta=2.0, gamma=0.0),
-            "beta is 2.0",
+            "beta is 2.0 but must be at most 1",
         ),
         (
             lambda: fuse_predictions(torch.ones(1, 2), torch.ones(1, 2), beta=1.0, gamma=-1.0),
-            "gamma is -1.0",
+            "gamma is -1.0 but must be at least 0",
         ),
         (
             lambda: fuse_predictions(torch.ones(1, 2), torch.ones(1, 3), beta=1.0, gamma=0.0),
-            "differ in shape",
+            r"vac has shape \[1, 3\] but must be \[1, 2\] as sa",
         ),
         (
             lambda: fuse_predictions(
                 torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 3), beta=1.0, gamma=0.0
             ),
-            "bank has shape",
+            r"bank has shape \[1, 3\] but must be \[1, 2\] as the paths",
         ),
         (
             lambda: fuse_predictions(
@@ -217,17 +246,60 @@ def test_gradients() -> None:
                 beta=1.0,
                 gamma=0.0,
             ),
-            "pairs is missing but sa",
+            r"pairs is None but must be \[C, 2\], as sa is given",
         ),
         (
             lambda: combine_primitives(
                 PathProbabilities(torch.ones(1, 2), torch.ones(1, 1), torch.ones(1, 2)),
                 torch.zeros(3, 2, dtype=torch.int64),
             ),
-            r"pairs has shape \(3, 2\)",
+            r"pairs has shape \[3, 2\] but must be \[2, 2\]",
         ),
     ],
 )
 def test_errors_name_the_argument(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [[[1.0, 0.0], [3.0, -2.0]], [[1.0, 0.0], [float("nan"), 1.0]], [[1.0, 0.0], [0.0, 0.0]]],
+    ids=["logits", "NaN", "zeros"],
+)
+def test_fusion_refuses_what_is_no_probability(broken: list[list[float]]) -> None:
+    good, bad = torch.full((2, 2), 0.5), torch.tensor(broken)
+    path = PathProbabilities(good, good, torch.ones(2, 1))
+    options = {"pairs": torch.tensor([[0, 0], [1, 0]]), "beta": 0.5, "gamma": 0.1}
+    assert fuse_predictions(path, path, good, **options).shape == (2, 2)
+    for name, arguments in {
+        "sa": (bad, path),
+        "vac": (path, bad),
+        "bank": (path, path, bad),
+        "sa.composition": (path._replace(composition=bad), path),
+        "vac.attribute": (path, path._replace(attribute=bad)),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} has in row 1 entries from .* but must hold"):
+            fuse_predictions(*arguments, **options)
+
+
+def test_fusion_takes_sums_to_two_of_paths_alone() -> None:
+    half = torch.full((2, 2), 0.5)
+    options = {"beta": 0.5, "gamma": 0.1}
+    assert fuse_predictions(2 * half, half, half, **options)[0].tolist() == pytest.approx(
+        [0.775] * 2
+    )
+    with pytest.raises(ValueError, match=r"sa has in row 0 .* the sum 3 .* 1 to 2 in sum"):
+        fuse_predictions(3 * half, half, half, **options)
+    with pytest.raises(ValueError, match=r"bank has in row 0 .* the sum 2 .* and 1 in sum"):
+        fuse_predictions(half, half, 2 * half, **options)
+    some = half[:, :1]  # columns of more compositions
+    with pytest.raises(ValueError, match=r"the sum 0\.5"):
+        fuse_predictions(some, some, some, **options)
+    assert fuse_predictions(some, some, some, partial=True, **options).shape == (2, 1)
+
+
+def test_half_precision_still_sums_to_one() -> None:
+    flat = torch.full((1, 100_000), 1e-5)
+    for dtype in (torch.float16, torch.bfloat16):
+        check_probabilities("bank", flat.to(dtype))

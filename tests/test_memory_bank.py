@@ -1,6 +1,7 @@
 """The compact memory bank against the plain functions and a ten-line loop."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -41,6 +42,8 @@ def stream(seed, samples, compositions):
     features = torch.randn(samples, DIM, generator=generator, dtype=torch.float64)
     winners = torch.randint(compositions, (samples,), generator=generator)
     peaks = torch.tensor([0.6, 0.7, 0.8, 0.9], dtype=torch.float64)
+    if compositions == 1:
+        peaks = torch.ones_like(peaks)
     peaks = peaks[torch.randint(4, (samples,), generator=generator)]
     probabilities = ((1 - peaks) / max(1, compositions - 1)).unsqueeze(1)
     probabilities = probabilities.repeat(1, compositions)
@@ -271,6 +274,25 @@ def test_gradient_reaches_the_features_alone(training, normalized):
     query = torch.randn(3, DIM, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(bank, query)
     assert not any(values.requires_grad for values in bank.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["temperature", "retrieval_temperature"])
+def test_temperatures_may_be_tensors_and_learned(name):
+    query = torch.randn(3, DIM, dtype=torch.float64)
+    expected = filled(**{name: 0.5})
+    moved = filled(**{name: torch.tensor(0.5, dtype=torch.float64)})
+    learned = filled(**{name: torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))})
+    torch.testing.assert_close(moved(query), expected(query))
+    assert float(moved.state_dict()[name]) == 0.5
+    assert name not in expected.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert repr(learned) == repr(moved) == repr(expected)
+    learned(query).square().sum().backward()
+    parameter = getattr(learned, name)
+    step = 1e-6
+    low, high = (filled(**{name: 0.5 + s})(query).square().sum() for s in (-step, step))
+    assert float(parameter.grad) == pytest.approx(float(high - low) / (2 * step), rel=1e-5)
 
 
 def test_float32_is_close_to_float64():

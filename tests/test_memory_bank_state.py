@@ -39,9 +39,11 @@ def test_state_is_as_large_as_what_is_stored():
 
 def test_state_of_another_capacity_or_text_is_refused():
     bank = filled()
-    with pytest.raises(RuntimeError, match=r"saved with capacity=5 .* has capacity=4 and"):
+    with pytest.raises(
+        RuntimeError, match=r"saved bank has capacity=5 .* must have capacity=4 and"
+    ):
         EntropyMemoryBank(texts(6), 4).load_state_dict(bank.state_dict())
-    with pytest.raises(RuntimeError, match="text_slot='first_replaced' but this one"):
+    with pytest.raises(RuntimeError, match="text_slot='first_replaced' but must have"):
         EntropyMemoryBank(texts(6), 5, text_slot="until_full").load_state_dict(bank.state_dict())
     with pytest.raises(RuntimeError, match="size mismatch for text"):
         EntropyMemoryBank(texts(7), 5).load_state_dict(bank.state_dict())
@@ -136,11 +138,11 @@ def test_repr_tells_the_settings():
 
 
 def test_errors_of_the_constructor():
-    with pytest.raises(ValueError, match="text_slot is 'never' but must be 'first_replaced' or"):
+    with pytest.raises(ValueError, match="text_slot is 'never' but must be one of first_replaced"):
         EntropyMemoryBank(torch.eye(2), 2, text_slot="never")
-    with pytest.raises(ValueError, match="empty_slots is 'skip' but must be 'masked' or 'zeros'"):
+    with pytest.raises(ValueError, match="empty_slots is 'skip' but must be one of masked, zeros"):
         EntropyMemoryBank(torch.eye(2), 2, empty_slots="skip")
-    with pytest.raises(ValueError, match=r"retrieval_temperature is 0\.0 but must be a positive"):
+    with pytest.raises(ValueError, match=r"retrieval_temperature is 0\.0 but must be above 0"):
         EntropyMemoryBank(torch.eye(2), 2, retrieval_temperature=0.0)
     with pytest.raises(ValueError, match="temperature is nan but"):
         EntropyMemoryBank(torch.eye(2), 2, temperature=float("nan"))
@@ -150,16 +152,21 @@ def test_errors_of_the_inputs_leave_the_bank_unchanged():
     bank = filled()
     before, seen = contents(bank), int(bank.num_seen)
     ones, sixth = torch.ones(2, DIM), torch.full((2, 6), 1 / 6)
-    with pytest.raises(ValueError, match=r"features has shape \(2, 3\) but \[B, 4\] is expected"):
+    with pytest.raises(ValueError, match=r"features has shape \[2, 3\] but must be \[B, 4\]"):
         bank(ones[:, :3])
-    with pytest.raises(ValueError, match=r"features has shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"features has shape \[4\] but must be"):
         bank.update(ones[0], sixth)
-    with pytest.raises(ValueError, match=r"probabilities has shape \(2, 5\) but \(2, 6\)"):
+    with pytest.raises(ValueError, match=r"probabilities has shape \[2, 5\] but must be \[2, 6\]"):
         bank.update(ones, sixth[:, :5])
-    for value in (float("nan"), float("inf"), -0.1, 30.0):
+    for value in (float("nan"), float("inf"), -0.1, 30.0, 1.0):
         broken = sixth.clone()
         broken[1, 2] = value
-        with pytest.raises(ValueError, match="entry in row 1 that is NaN or outside"):
+        with pytest.raises(ValueError, match=r"probabilities has in row 1 .* but must hold"):
+            bank.update(ones, broken)
+    for broken in (0 * sixth, 2 * sixth, sixth.log()):
+        with pytest.raises(
+            ValueError, match=r"probabilities has in row 0 .* none negative and 1 in"
+        ):
             bank.update(ones, broken)
     with pytest.raises(ValueError, match="features has an entry that is NaN or infinite"):
         bank.update(ones / 0, sixth)
@@ -169,13 +176,13 @@ def test_errors_of_the_inputs_leave_the_bank_unchanged():
 
 def test_errors_of_merging():
     bank = filled()
-    with pytest.raises(ValueError, match="merge has capacity=4 but this one has capacity=5"):
+    with pytest.raises(ValueError, match="other's capacity is 4 but must be 5 as here"):
         bank.merge_(filled(capacity=4))
-    with pytest.raises(ValueError, match="text_slot='permanent' but this one has"):
+    with pytest.raises(ValueError, match="other's text_slot is 'permanent' but must be"):
         bank.merge_(filled(text_slot="permanent"))
-    with pytest.raises(ValueError, match="starts from another text"):
+    with pytest.raises(ValueError, match="other's text is another one but must be the same"):
         bank.merge_(EntropyMemoryBank(texts(6, seed=1), 5))
-    with pytest.raises(ValueError, match=r"shape \(6, 4\) .* and 5 compositions are given"):
+    with pytest.raises(ValueError, match=r"text has shape \[6, 4\] but must be \[5, 4\]"):
         bank.adopt_(filled(), torch.arange(5))
     with pytest.raises(ValueError, match=r"index outside \[-1, 6\)"):
         bank.adopt_(filled(), torch.arange(1, 7))

@@ -11,7 +11,6 @@ from czsl_sac.functional.memory import (
     memory_logits,
     prediction_entropy,
     prototype_similarities,
-    retrieve_prototypes,
     start_memory,
     store_sample,
 )
@@ -117,48 +116,45 @@ def test_at_a_tie_the_newest_of_the_most_uncertain_leaves():
 # Prediction
 
 
+@pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("empty_slots", ["masked", "zeros"])
 @pytest.mark.parametrize("seed", range(3))
-def test_prototypes_are_those_of_a_loop(seed, empty_slots):
+def test_logits_are_those_of_a_loop(seed, empty_slots, normalized):
     features, slots, valid = random_slots(seed)
-    got = retrieve_prototypes(
-        features, slots, valid, retrieval_temperature=0.3, empty_slots=empty_slots
+    got = memory_logits(
+        7 * features,
+        slots,
+        valid,
+        retrieval_temperature=0.3,
+        temperature=0.02,
+        empty_slots=empty_slots,
+        normalize_prototypes=normalized,
     )
     for b, feature in enumerate(features):
         for c in range(len(slots)):
-            used = [
-                slot
-                for slot, taken in zip(slots[c], valid[c], strict=True)
-                if taken or empty_slots == "zeros"
-            ]
-            weights = [math.exp(float(feature @ slot) / 0.3) for slot in used]
-            expected = sum(w * slot for w, slot in zip(weights, used, strict=True)) / sum(weights)
-            torch.testing.assert_close(got[b, c], expected)
+            weights = [math.exp(float(feature @ slot) / 0.3) for slot in slots[c]]  # of zeros: 1
+            taken = [w for w, used in zip(weights, valid[c], strict=True) if used]
+            share = sum(taken) / (sum(weights) if empty_slots == "zeros" else sum(taken))
+            prototype = sum(w * slot for w, slot in zip(taken, slots[c][valid[c]], strict=True))
+            prototype = prototype / (prototype.norm() if normalized else sum(taken))
+            torch.testing.assert_close(got[b, c], feature @ prototype * share / 0.02)
 
 
-def test_logits_are_cosines_over_the_temperature():
-    features, slots, valid = random_slots(0)
-    prototypes = retrieve_prototypes(features, slots, valid)
-    expected = torch.nn.functional.cosine_similarity(features.unsqueeze(1), prototypes, dim=-1)
-    got = memory_logits(7 * features, slots, valid, temperature=0.02)
-    torch.testing.assert_close(got, expected / 0.02)
-    plain = memory_logits(7 * features, slots, valid, temperature=0.02, normalize_prototypes=False)
-    torch.testing.assert_close(plain, (features.unsqueeze(1) * prototypes).sum(-1) / 0.02)
-
-
-def test_zero_vectors_matter_to_prototypes_that_are_not_normalised_alone():
+@pytest.mark.parametrize("normalized", [True, False])
+def test_zero_vectors_dilute_the_retrieval(normalized):
     features, slots, valid = random_slots(1)
     wider = torch.cat([slots, torch.zeros(3, 20, 5, dtype=slots.dtype)], dim=1)
     more = torch.cat([valid, torch.zeros(3, 20, dtype=torch.bool)], dim=1)
-    masked = memory_logits(features, slots, valid)
-    torch.testing.assert_close(memory_logits(features, wider, more), masked)
-    torch.testing.assert_close(memory_logits(features, wider, more, empty_slots="zeros"), masked)
-    plain = {
-        slots_: memory_logits(features, wider, more, empty_slots=slots_, normalize_prototypes=False)
-        for slots_ in ("masked", "zeros")
-    }
-    assert (plain["zeros"].abs() < 0.5 * plain["masked"].abs()).any()
-    assert (plain["zeros"].abs() < plain["masked"].abs()).all()
+    masked = memory_logits(features, slots, valid, normalize_prototypes=normalized)
+    zeros, further = (
+        memory_logits(features, *bank, empty_slots="zeros", normalize_prototypes=normalized)
+        for bank in ((slots, valid), (wider, more))
+    )
+    again = memory_logits(features, wider, more, normalize_prototypes=normalized)
+    torch.testing.assert_close(again, masked)
+    assert (further.abs() < zeros.abs()).all()  # Tab. 11: more slots, weaker retrieval
+    assert (zeros.abs() <= masked.abs()).all()
+    assert (further.abs() < 0.5 * masked.abs()).any()
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -216,26 +212,32 @@ def test_closed_form_stays_a_cosine_where_slots_cancel_out():
 
 
 def test_errors_say_what_came_and_what_was_expected():
-    with pytest.raises(ValueError, match=r"text_slot is 'first' but must be 'first_replaced' or"):
+    with pytest.raises(
+        ValueError, match="text_slot is 'first' but must be one of first_replaced, until_full"
+    ):
         start_memory(torch.eye(2), 2, text_slot="first")
-    with pytest.raises(ValueError, match=r"text has shape \(2, 1, 3\) .* \[C, D\] is expected"):
+    with pytest.raises(
+        ValueError, match=r"text is torch.float32 of shape \[2, 1, 3\] but must be .* \[C, D\]"
+    ):
         start_memory(torch.ones(2, 1, 3), 2)
-    with pytest.raises(ValueError, match=r"dtype torch\.int64 but floating-point"):
+    with pytest.raises(
+        ValueError, match=r"text is torch\.int64 of shape \[2, 3\] but must be floating point"
+    ):
         start_memory(torch.ones(2, 3, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match="capacity is 0 but must be at least 1"):
         start_memory(torch.eye(2), 0)
-    with pytest.raises(ValueError, match="at least 2 with text_slot='permanent'"):
+    with pytest.raises(ValueError, match="capacity is 1 but must be at least 2"):
         start_memory(torch.eye(2), 1, text_slot="permanent")
     with pytest.raises(ValueError, match="text has a row that is zero or not finite"):
         start_memory(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 2)
     slots = start_memory(torch.eye(2), 2)
     with pytest.raises(ValueError, match="text_slot is 'never'"):
         store_sample(slots, torch.ones(2), 0, 0.1, 0, text_slot="never")
-    with pytest.raises(ValueError, match="empty_slots is 'none' but must be 'masked' or 'zeros'"):
+    with pytest.raises(ValueError, match="empty_slots is 'none' but must be one of masked, zeros"):
         memory_logits(torch.ones(1, 2), slots.features, slots.valid, empty_slots="none")
-    with pytest.raises(ValueError, match=r"features has shape \(1, 3\) and slots \(2, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"features has shape \[1, 3\] and slots \[2, 2, 2\] but"):
         memory_logits(torch.ones(1, 3), slots.features, slots.valid)
-    with pytest.raises(ValueError, match=r"valid has shape \(2,\) .* \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"valid has shape \[2\] but must be \[2, 2\]"):
         memory_logits(torch.ones(1, 2), slots.features, slots.valid[:, 0])
-    with pytest.raises(ValueError, match="valid marks no slot of some composition"):
+    with pytest.raises(ValueError, match="valid has a composition without a slot but"):
         memory_logits(torch.ones(1, 2), slots.features, torch.zeros(2, 2, dtype=torch.bool))

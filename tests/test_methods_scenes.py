@@ -11,7 +11,9 @@ import pytest
 from benchmarks.methods_table import ALIGNMENTS, METHODS, Options, configuration
 from czsl_sac.training import loop
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run import evaluate, train
+from czsl_sac.training.run import train
+from czsl_sac.training.run_folder import METRICS
+from czsl_sac.training.trained import TrainedRun
 
 
 class StopError(Exception):
@@ -24,7 +26,7 @@ def config_of(name: str, alignment: str) -> TrainConfig:
 
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
-    lines = (run_dir / loop.METRICS).read_text("utf-8").splitlines()
+    lines = (run_dir / METRICS).read_text("utf-8").splitlines()
     return [{**json.loads(line), "seconds": 0} for line in lines]
 
 
@@ -35,7 +37,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
 ) -> None:
     config, whole, parts = config_of(name, alignment), tmp_path / "whole", tmp_path / "parts"
     test = train(config, whole).test
-    assert test.to_dict() == evaluate(whole).to_dict()
+    assert test.to_dict() == TrainedRun.load(whole).evaluate().to_dict()
     if METHODS[name][0] == "zero-shot":
         return
 
@@ -53,4 +55,4 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     assert len(records(parts)) == 1
     assert train(config, parts, resume=True).test.to_dict() == test.to_dict()
     assert records(parts) == records(whole)
-    assert evaluate(parts).to_dict() == test.to_dict()
+    assert TrainedRun.load(parts).evaluate().to_dict() == test.to_dict()

@@ -44,7 +44,7 @@ def test_runs_share_the_budget_and_keep_the_rest_of_their_preset(name, alignment
     config = configuration(options, name, alignment, 2)
     own = preset_for("scenes", METHODS[name][0])
     assert (config.optim.epochs, config.data.images_per_pair, config.seed) == (3, 8, 2)
-    assert config.model.alignment == alignment
+    assert config.method.alignment == alignment
     assert config.optim.batch_size == preset_for("scenes").optim.batch_size
     assert (config.optim.lr, config.backbone) == (own.optim.lr, own.backbone)
     assert configuration(options, name, alignment, 2, lr=0.5).optim.lr == 0.5

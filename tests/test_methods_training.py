@@ -5,18 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from plain_parts import SPACES, random_backbone
+from tiny_runs import options_of
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from czsl_sac import CSP, DFSP, CoOp, Troika, ZeroShotCLIP
 from czsl_sac.clip import apply_adaptformer
 from czsl_sac.files import load_tensors
-from czsl_sac.methods import CSP, DFSP, CoOp, CZSLMethod, Troika, ZeroShotCLIP
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, OptimConfig, TrainConfig
-from czsl_sac.training.loop import BEST, fit
+from czsl_sac.training.config import OptimConfig, TrainConfig
+from czsl_sac.training.loop import fit
+from czsl_sac.training.run_folder import BEST, RunFolder
 from czsl_sac.training.scoring import evaluate_method
+from czsl_sac.training.session import Session
 
 METHODS = {
     "coop": CoOp,
@@ -47,19 +50,16 @@ class Pictures:
 
 
 def config(name: str, alignment: str) -> TrainConfig:
-    method = {"txt2img": "dfsp", "img2txt": "dfsp", "legacy troika": "troika"}.get(name, name)
-    options = {"fusion": name} if method == "dfsp" else {}
-    legacy = name.startswith("legacy")
+    legacy = {"legacy_eval_mode": True, "legacy_patch_norm": True}
+    troika = {"method": "troika", "traction_layers": 1, "chunk_size": 2}
+    own = {
+        "txt2img": {"method": "dfsp", "fusion": name},
+        "img2txt": {"method": "dfsp", "fusion": name, "chunk_size": 2},
+        "troika": troika,
+        "legacy troika": {**troika, **legacy},
+    }
     return TrainConfig(
-        model=ModelConfig(
-            method=method,
-            alignment=alignment,
-            traction_layers=1,
-            legacy_eval_mode=legacy,
-            legacy_patch_norm=legacy,
-            chunk_size=2,
-            **options,
-        ),
+        method=options_of(alignment=alignment, **own.get(name, {"method": name})),
         # 12 images: the last batch has one, which BatchNorm cannot take a variance of.
         optim=OptimConfig(epochs=3, batch_size=11, lr=1e-2, eval_batch_size=5),
     )
@@ -68,7 +68,7 @@ def config(name: str, alignment: str) -> TrainConfig:
 def make(settings: TrainConfig) -> CZSLMethod:
     torch.manual_seed(1)
     backbone = random_backbone().float()
-    if settings.model.method == "troika":
+    if settings.method.name == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
     return build_method(settings, backbone, Pictures.space)
 
@@ -79,11 +79,12 @@ def make(settings: TrainConfig) -> CZSLMethod:
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     name: str, alignment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, data, accelerator = config(name, alignment), Pictures(), Accelerator(cpu=True)
+    settings, data, session = config(name, alignment), Pictures(), Session(batch_size=4)
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     method = make(settings)
     assert type(method) is METHODS[name]
     start = {key: value.clone() for key, value in method.trained_state().items()}
-    records = fit(method, data, settings, tmp_path / "whole", accelerator)
+    records = fit(method, data, settings, whole, session).records
     assert [record["epoch"] for record in records] == [1, 2, 3]
     assert any(not torch.equal(value, start[key]) for key, value in method.trained_state().items())
 
@@ -100,17 +101,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     with monkeypatch.context() as patch:
         patch.setattr(METHODS[name], "train_stage", stop_in_second_epoch)
         with pytest.raises(StopError):
-            fit(make(settings), data, settings, tmp_path / "parts", accelerator)
+            fit(make(settings), data, settings, parts, session)
     resumed = make(settings)
-    fit(resumed, data, settings, tmp_path / "parts", accelerator, resume=True)
+    fit(resumed, data, settings, parts, session, checkpoint=parts.load_checkpoint())
     for key, value in method.trained_state().items():
         assert torch.equal(value, resumed.trained_state()[key]), key
 
     loaded = make(settings)
-    loaded.load_trained_state(load_tensors(tmp_path / "parts" / BEST))
-    results = [
-        evaluate_method(m, data, "test", accelerator, batch_size=4) for m in (method, loaded)
-    ]
+    loaded.load_trained_state(load_tensors(parts.path / BEST))
+    results = [evaluate_method(m, data, "test", session) for m in (method, loaded)]
     assert results[0].to_dict() == results[1].to_dict()
 
 
@@ -118,17 +117,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 def test_zero_shot_is_built_and_scored(alignment: str) -> None:
     method = make(config("zero-shot", alignment))
     assert type(method) is ZeroShotCLIP
-    result = evaluate_method(method, Pictures(), "test", Accelerator(cpu=True), batch_size=4)
+    result = evaluate_method(method, Pictures(), "test", Session(batch_size=4))
     assert 0 <= result.auc <= 1
 
 
 def test_options_reach_troika_and_dfsp() -> None:
     troika = make(
         TrainConfig(
-            model=ModelConfig(
-                method="troika",
+            method=options_of(
+                "troika",
                 alignment="patch_max",
-                tokens="patches",
+                token_choice="patches",
                 temperature=0.5,
                 disentangle="none",
                 text_side="plain",
@@ -141,16 +140,16 @@ def test_options_reach_troika_and_dfsp() -> None:
         )
     )
     assert isinstance(troika, Troika)
-    assert (troika.aligner.temperature, troika.aligner.tokens) == (0.5, "patches")
+    assert (troika.aligner.temperature, troika.aligner.token_choice) == (0.5, "patches")
     assert (troika.traction, len(troika.disentanglers), troika.prompts.dropout) == (None, 0, 0.2)
     assert (troika.legacy_patch_norm, troika.legacy_eval_mode) == (True, True)
     assert (troika.primitive_loss_weight, troika.chunk_size) == (0.1, 7)
     assert len(troika.prompts.context) == 3
-    plain = make(TrainConfig(model=ModelConfig(method="troika", traction_layers=2)))
+    plain = make(TrainConfig(method=options_of("troika", traction_layers=2)))
     assert isinstance(plain, Troika)
     assert (plain.primitive_loss_weight, len(plain.traction.layers)) == (1.0, 2)
     assert plain.traction.layers[0].dropout.p == 0.1
-    dfsp = make(TrainConfig(model=ModelConfig(method="dfsp", fusion="img2txt")))
+    dfsp = make(TrainConfig(method=options_of("dfsp", fusion="img2txt")))
     assert isinstance(dfsp, DFSP)
     assert (dfsp.fusion.fusion, dfsp.primitive_loss_weight) == ("img2txt", 0.01)
     assert len(dfsp.prompts.context) == 1

@@ -1,25 +1,36 @@
 """`czsl-sac predict`: probabilities, candidates, formats, and files that are no images."""
 
+import contextlib
 import csv
+import io
 import json
+import os
 import re
 import runpy
-import shutil
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import scenes, tiny_run, write_scenes
+from tiny_runs import copy_of, scenes, tiny_run, write_scenes
 
-from czsl_sac import Scenes
+from czsl_sac import CompositionSpace, Scenes
 from czsl_sac.cli import main
+from czsl_sac.data.words import visible
+from czsl_sac.predict.formats import Format, write_predictions
 from czsl_sac.predict.images import find_files
 from czsl_sac.predict.predictions import marginals
 from czsl_sac.predict.run_predictor import RunPredictor
-from czsl_sac.training.run import CONFIG, SPACE, load_method, load_run
+from czsl_sac.run import Run, load_run
 
 COUNT = 5
+
+
+def of_the_command() -> Run:
+    """The run as the command has it without --adapt: what it predicts changes nothing."""
+    return load_run(tiny_run(), bank="train")
 
 
 @pytest.fixture
@@ -51,7 +62,8 @@ def test_probabilities_are_those_of_the_predictor_on_the_data_set(
     assert said == f"{COUNT} images predicted\n"
     assert [line["image"] for line in lines] == [str(path) for path in images]
 
-    method, data, _, _ = load_run(tiny_run(), bank="train")
+    run = load_run(tiny_run(), bank="train")
+    method, data = run.method, run.data
     batch = torch.stack([scenes().split("test")[number][0] for number in range(COUNT)])
     scores = method.predictor(data.space)(batch)
     expected = scores / scores.sum(1, keepdim=True)
@@ -80,8 +92,7 @@ def test_marginals_are_sums_over_the_candidates(
 
 
 def test_logits_become_a_softmax_at_the_methods_scale(images: list[Path]) -> None:
-    run = tiny_run(method="csp", alignment="cls", bank="off", condense=False)
-    predictor = RunPredictor(run)
+    predictor = RunPredictor(load_run(tiny_run("csp")))
     (batch,) = predictor.batches(images)
     logits = predictor.predictor(batch.images)
     torch.testing.assert_close(batch.probabilities, logits.softmax(1).cpu())
@@ -193,6 +204,29 @@ def test_files_that_are_no_images_are_reported_and_the_rest_goes_on(
     assert [line["image"] for line in lines] == [str(path) for path in images]
 
 
+def test_a_strip_is_refused_before_it_fills_the_memory(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    strip = images[0].with_name("strip.png")
+    Image.new("RGB", (30_000, 1)).save(strip)
+    assert main(["predict", str(tiny_run()), str(images[0]), str(strip)]) == 1
+    assert f"{strip} has sides of 30000 × 1: crop it" in capsys.readouterr().err
+
+
+def test_a_warning_names_its_image(
+    capsys: pytest.CaptureFixture[str], images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warns(path: Path) -> Image.Image:
+        if path == images[1]:
+            warnings.warn("Corrupt EXIF data", stacklevel=1)
+        return Image.open(path)
+
+    monkeypatch.setattr("czsl_sac.predict.images.read_image", warns)
+    assert main(["predict", str(tiny_run()), *map(str, images)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "EXIF" in line]
+    assert said == [f"czsl-sac: warning: {images[1]}: Corrupt EXIF data"]
+
+
 def test_nothing_but_bad_files_is_a_mistake(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -201,25 +235,26 @@ def test_nothing_but_bad_files_is_a_mistake(
     output = tmp_path / "out.csv"
     arguments = ["predict", str(tiny_run()), str(bad), "--format", "csv", "--output", str(output)]
     assert main(arguments) == 2
-    assert "none of the 1 files is an image that can be read" in capsys.readouterr().err
+    assert "1 file given, but none is an image that can be read" in capsys.readouterr().err
     assert not output.exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN"], "images is empty: name image files, folders or patterns after the run"),
-        (["nowhere", "IMAGE"], "no configuration at nowhere/config.json"),
+        (["RUN"], "images is empty but must be image files, folders or patterns"),
+        (["nowhere", "IMAGE"], "there is no run in nowhere: the folder nowhere does not exist"),
         (["RUN", "nowhere.png"], "no image to predict: nowhere.png is missing"),
         (["RUN", "*.nothing"], "no image to predict: *.nothing matches no file"),
         (["RUN", "IMAGE", "--candidates", "opne"], "must be all, seen, open, or a file"),
         (["RUN", "IMAGE", "--candidates", "opne"], "did you mean open?"),
         (["RUN", "IMAGE", "--candidats", "all"], "did you mean --candidates?"),
-        (["RUN", "IMAGE", "--top-k", "0"], "top_k must be at least 1, got 0"),
+        (["RUN", "IMAGE", "--top-k", "0"], "top_k is 0 but must be at least 1: raise it"),
         (["RUN", "IMAGE", "--format", "xml"], "invalid choice 'xml' for argument '--format'"),
         (["RUN", "IMAGE", "--output", "."], "output is the folder . but must be a file"),
-        (["RUN", "IMAGE", "--output", "IMAGE/x.csv"], "is a file and no folder"),
-        (["RUN", "IMAGE", "--heatmaps", "IMAGE"], "is a file and no folder"),
+        (["RUN", "IMAGE", "--output", "IMAGE/x.csv"], "must be a folder, and is a file"),
+        (["RUN", "IMAGE", "--heatmaps", "IMAGE"], "must be a folder, and is a file"),
+        (["RUN", "IMAGE", "--output", "IMAGE"], "must not be one of the images, which would be"),
         (["RUN", "IMAGE", "--heatmaps-for", "blue cat"], "add --heatmaps DIR"),
         (["RUN", "IMAGE", "--heatmaps", "m", "--heatmaps-for", "x cat"], "'x' is no attribute"),
     ],
@@ -232,22 +267,100 @@ def test_a_mistake_is_one_line(
     assert message in complaint(capsys, *given)
 
 
+STRANGE = {
+    "bytes that are no Unicode": os.fsdecode(b"cat\xff.png"),
+    "a newline": "two\nlines.png",
+    "what moves a cursor": "\x1b[2Jcat\u202e.png",
+    "a comma and quotes": 'a,"b".png',
+}
+
+
+@pytest.mark.parametrize("name", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("format", ["jsonl", "csv", "table"])
+def test_no_file_name_costs_the_output_of_the_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, format: str
+) -> None:
+    first, last = write_scenes(tmp_path / "images", 2)
+    strange = first.rename(first.with_name(name))
+    output = tmp_path / "predictions"
+    arguments = [str(tiny_run()), str(strange), str(last), "--format", format]
+    assert main(["predict", *arguments, "--output", str(output)]) == 0
+    capsys.readouterr()
+    text = output.read_bytes().decode("utf-8")  # whatever the names are
+    if format == "jsonl":
+        assert [json.loads(line)["image"] for line in text.splitlines()] == [
+            str(strange),
+            str(last),
+        ]
+    elif format == "csv":
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        names = list(dict.fromkeys(row["image"] for row in rows))
+        assert names == [str(strange).replace("\udcff", "\\udcff"), str(last)]
+    else:
+        assert [line.split("  ")[0] for line in text.splitlines() if ".png" in line] == [
+            visible(strange),
+            str(last),
+        ]
+        assert all(character.isprintable() for character in text.replace("\n", ""))
+
+
+def test_a_problem_is_named_without_control_characters(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    bad = images[0].with_name("\x1b[2J\n.png")
+    bad.write_bytes(b"nonsense")
+    assert main(["predict", str(tiny_run()), str(images[0]), str(bad)]) == 1
+    said = capsys.readouterr().err
+    assert "\\x1b[2J\\n.png is no readable image" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize("format", ["jsonl", "csv", "table"])
+def test_a_full_disk_is_met_while_there_is_somebody_to_tell(
+    images: list[Path], format: Format
+) -> None:
+    predictor = RunPredictor(of_the_command())
+    full = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115, closing it fails
+    with pytest.raises(OSError, match="No space left"):
+        write_predictions(predictor.predict(images[:1]), format, full)
+    with contextlib.suppress(OSError):
+        full.close()
+
+
+def test_an_image_that_is_given_twice_is_predicted_twice(images: list[Path]) -> None:
+    predictor = RunPredictor(of_the_command())
+    (batch,) = predictor.batches([images[0], images[0]])
+    assert batch.paths == [images[0], images[0]]
+    assert torch.equal(batch.probabilities[0], batch.probabilities[1])
+
+
 def test_names_stand_for_files_folders_and_patterns(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     for path in (deep / "2.png", tmp_path / "a" / "1.png", tmp_path / "[x].png"):
         path.touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a" / "Thumbs.db").touch()
+    (tmp_path / "a" / "__MACOSX").mkdir()
+    (tmp_path / "a" / "__MACOSX" / "1.png").touch()
+    os.mkfifo(tmp_path / "pipe")
 
     def found(*names: str) -> list[str]:
         files, _ = find_files([f"{tmp_path}/{name}" for name in names])
         return [str(file.relative_to(tmp_path)) for file in files]
 
-    assert found("a") == found("a/**/*.png") == ["a/1.png", "a/b/2.png"]
-    assert found("a/*") == ["a/1.png", "a/b/2.png"]  # a folder that matches stands for its files
+    assert found("a") == found("a/[1b]*") == ["a/1.png", "a/b/2.png"]
+    assert found("a/b*") == ["a/b/2.png"]  # a folder that matches stands for its files
     assert found("[x].png") == ["[x].png"]
     assert found("a/b/2.png", "a") == ["a/b/2.png", "a/1.png"]
-    assert find_files([str(tmp_path / "empty")])[1] == [f"{tmp_path / 'empty'} holds no file"]
+    wrong = {
+        "empty": "empty holds no file",
+        "pipe": "pipe is no regular file",
+        "b/c/1.png": f"b/c/1.png is missing: there is no folder {tmp_path}/b",
+    }
+    for name, problem in wrong.items():
+        assert find_files([f"{tmp_path}/{name}"]) == ([], [f"{tmp_path}/{problem}"])
 
 
 def test_adapting_changes_later_predictions_and_says_so(
@@ -265,7 +378,7 @@ def test_adapting_changes_later_predictions_and_says_so(
 
 
 def test_the_bank_is_left_as_training_filled_it(images: list[Path]) -> None:
-    predictor = RunPredictor(tiny_run())
+    predictor = RunPredictor(of_the_command())
     first = [batch.probabilities for batch in predictor.batches(images, batch_size=1)]
     again = [batch.probabilities for batch in predictor.batches(images, batch_size=1)]
     torch.testing.assert_close(first, again, rtol=0, atol=0)
@@ -274,15 +387,14 @@ def test_the_bank_is_left_as_training_filled_it(images: list[Path]) -> None:
 def test_adapting_needs_a_memory_bank(
     capsys: pytest.CaptureFixture[str], images: list[Path]
 ) -> None:
-    run = tiny_run(method="csp", alignment="cls", bank="off", condense=False)
-    said = complaint(capsys, run, images[0], "--adapt")
-    assert "adapt updates SAC's memory bank, but this run of csp has none" in said
+    said = complaint(capsys, tiny_run("csp"), images[0], "--adapt")
+    assert "adapt is on but CSP must have a memory for it, and this run has none" in said
 
 
 def test_photographs_are_cropped_as_the_test_images_are(tmp_path: Path) -> None:
     wide = tmp_path / "wide.jpg"
     Image.new("L", (300, 128), 200).save(wide)
-    predictor = RunPredictor(tiny_run())
+    predictor = RunPredictor(of_the_command())
     (batch,) = predictor.batches([wide])
     assert batch.images.shape == (1, 3, 64, 64)
     mean, std = (torch.tensor(v) for v in (scenes().mean, scenes().std))
@@ -294,7 +406,7 @@ def test_the_example_writes_scenes_whose_predictions_are_those_of_the_data_set(
 ) -> None:
     example = runpy.run_path(str(Path(__file__).parent.parent / "examples/scenes_to_predict.py"))
     first, last = example["write_scenes"](tmp_path / "scenes", 2)
-    predictor = RunPredictor(tiny_run())
+    predictor = RunPredictor(of_the_command())
     (batch,) = predictor.batches([first, last])
     data = Scenes(mean=scenes().mean, std=scenes().std)
     items = data.split("test")
@@ -316,26 +428,21 @@ def test_a_run_predicts_where_its_data_set_is_gone(
     capsys: pytest.CaptureFixture[str], images: list[Path], tmp_path: Path
 ) -> None:
     expected, _ = predicted(capsys, tiny_run(), images[0])
-    run = shutil.copytree(tiny_run(), tmp_path / "run")
-    config = json.loads((run / CONFIG).read_text("utf-8"))
-    config["data"].update(dataset="files", data_root=str(tmp_path / "gone"))
-    (run / CONFIG).write_text(json.dumps(config), "utf-8")
+    config = load_run(tiny_run()).config
+    gone = replace(config.data, dataset="files", data_root=tmp_path / "gone")
+    run = copy_of(tiny_run(), tmp_path / "run", config=replace(config, data=gone))
     assert predicted(capsys, run, images[0])[0] == expected
     with pytest.raises(FileNotFoundError, match="gone"):
-        load_run(run)
+        load_run(run).evaluate()
     with pytest.raises(FileNotFoundError, match="gone"):  # the bank has to be filled anew
-        load_method(run, checkpoint="last")
-    (run / SPACE).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no compositions at .*space.json: train the run"):
-        load_method(run)
+        load_run(run, checkpoint="last")
 
 
 def test_a_data_set_with_other_compositions_is_refused(tmp_path: Path) -> None:
-    run = shutil.copytree(tiny_run(), tmp_path / "run")
-    space = json.loads((run / SPACE).read_text("utf-8"))
-    unseen = max(set(range(len(space["pairs"]))) - set(space["seen"]))
-    del space["pairs"][unseen]  # the weights fit all the same
-    space["seen"] = [column - (column > unseen) for column in space["seen"]]
-    (run / SPACE).write_text(json.dumps(space), "utf-8")
-    with pytest.raises(ValueError, match=r"the data set has changed since the run in .* trained"):
-        load_run(run)
+    space = scenes().space
+    pairs = [*space.pairs]
+    del pairs[max(range(len(pairs)), key=lambda c: not space.seen_mask[c])]
+    fewer = CompositionSpace(space.attributes, space.objects, pairs, space.seen)
+    run = load_run(copy_of(tiny_run(), tmp_path / "run", space=fewer))  # the weights fit
+    with pytest.raises(ValueError, match=r"data_root holds .* but must hold .* on which the run"):
+        run.evaluate()

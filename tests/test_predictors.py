@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plain_parts import SPACES, batch, random_backbone, randomize
+from tiny_runs import options_of
 
 from czsl_sac.blocks import PatchMaxAligner
 from czsl_sac.clip import apply_adaptformer
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
 from czsl_sac.training.build import build_method
-from czsl_sac.training.config import ModelConfig, TrainConfig
+from czsl_sac.training.config import TrainConfig
 
 SPACE = SPACES["usual"]
 WORLD = SPACE.open_world()
@@ -22,11 +23,13 @@ def make(name: str, alignment: str) -> CZSLMethod:
     backbone = random_backbone().float()
     if name == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    options = {"fusion": name} if "2" in name else {}
-    model = ModelConfig(
-        method="dfsp" if "2" in name else name, alignment=alignment, chunk_size=2, **options
-    )
-    method = build_method(TrainConfig(model=model), backbone, SPACE)
+    own = {
+        "txt2img": {"method": "dfsp", "fusion": name},
+        "img2txt": {"method": "dfsp", "fusion": name, "chunk_size": 2},
+        "troika": {"method": name, "chunk_size": 2},
+    }
+    options = options_of(alignment=alignment, **own.get(name, {"method": name}))
+    method = build_method(TrainConfig(method=options), backbone, SPACE)
     randomize(method)
     return method.eval()
 
@@ -75,7 +78,7 @@ def test_the_compared_feature_gives_the_similarity(
     reduction: str, tokens: str, class_weight: float
 ) -> None:
     aligner = PatchMaxAligner(
-        reduction=reduction, tokens=tokens, class_weight=class_weight, dim=8, num_heads=2
+        reduction=reduction, token_choice=tokens, class_weight=class_weight, dim=8, num_heads=2
     ).double()
     images, text = torch.randn(6, 5, 8).double(), torch.randn(6, 8).double()
     feature = aligner.compared_feature(images, text)

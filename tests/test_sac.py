@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from plain_parts import SPACES, batch, random_backbone
 from torch import Tensor
 
+from czsl_sac import SAC, BankOptions
 from czsl_sac.blocks import EntropyMemoryBank, VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_lora
 from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.functional import prediction_entropy
-from czsl_sac.methods import SAC, BankOptions
 from czsl_sac.space import CompositionSpace
 
 SPACE = CompositionSpace.closed_world(
@@ -159,9 +159,8 @@ def test_staged_schedule_trains_one_part_after_the_other() -> None:
     assert not any(name.startswith("condenser.") for name in gradients(model, "align"))
     assert all(name.startswith("condenser.") for name in gradients(model, "condense"))
     names = {id(p): name for name, p in model.named_parameters()}
-    for stage, group in (("align", "base"), ("condense", "condenser")):
+    for stage in model.stages:
         (only,) = model.parameter_groups(stage)
-        assert only.name == group
         assert {names[id(p)] for p in only.parameters} == set(gradients(model, stage))
     model.train_stage("condense")
     assert model.condenser.training

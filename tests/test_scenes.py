@@ -1,7 +1,10 @@
 """The generated scenes: what they promise of their images, splits and words."""
 
+from hashlib import sha256
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -17,7 +20,9 @@ from czsl_sac.data.scenes.drawing import (
     draw_scenes,
     scene_keys,
 )
-from czsl_sac.data.scenes.scenes import OBJECTS, mask_boxes
+from czsl_sac.data.scenes.items import _kept, mask_boxes
+from czsl_sac.data.scenes.scenes import OBJECTS
+from czsl_sac.data.scenes.shapes import FOREIGN_OUTLINES, OUTLINES, distance_tables
 
 SPLITS = ("train", "val", "test")
 
@@ -77,6 +82,37 @@ def test_images_stay_those_that_the_tiny_clip_was_pretrained_on(scenes):
     images = scenes.draw(3, torch.arange(32), torch.arange(32) * 4, clutter).images
     expected = torch.tensor([0.53403, 0.51802, 0.51603])
     torch.testing.assert_close(images.mean((0, 2, 3)), expected, atol=2e-5, rtol=0)
+
+
+def test_pixels_of_the_defaults_stay_bit_for_bit():
+    # taken before scenes had a context: the README's figures rest on these pixels
+    digest = sha256()
+    for options in ({}, {"clutter": 0.0}, {"clutter": 1.0, "image_size": 97}):
+        scenes = Scenes(**options)
+        for stream, name in enumerate(SPLITS):
+            dataset = scenes.split(name)
+            indices = torch.arange(0, len(dataset), 7)[:120]
+            scene = scenes.draw(stream, indices, dataset.targets[indices])
+            levels = scene.images.mul(255).round().byte()
+            for part in (levels, scene.images, scene.masks):
+                digest.update(part.numpy().tobytes())
+    assert digest.hexdigest() == "1aac1426ca922316ca68393828a308cc182f32c31756091a45a498eee6b2383e"
+
+
+def test_kept_images_are_the_drawn_ones_and_are_drawn_once(monkeypatch):
+    _kept.cache_clear()
+    plain = Scenes(clutter=0.3).split("val")
+    for _ in range(2):  # two data sets of the same options share what they keep
+        kept = Scenes(clutter=0.3, keep=True).split("val")
+        for place in (range(70), [69, 3]):
+            for one, two in zip(plain.__getitems__(place), kept.__getitems__(place), strict=True):
+                assert torch.equal(one[0], two[0])
+                assert one[1] == two[1]
+        monkeypatch.setattr(Scenes, "draw", None)  # whoever draws now fails
+        kept.__getitems__([5, 60])
+        monkeypatch.undo()
+    other = Scenes(clutter=0.4, keep=True).split("val")
+    assert not torch.equal(other[0][0], plain[0][0])
 
 
 def test_uniform_numbers():
@@ -145,6 +181,72 @@ def test_distractors_are_seen_and_share_nothing_with_the_label(scenes, name):
     small = scenes.space.pair_indices[distractors]
     assert (small != scenes.space.pair_indices[dataset.targets][:, None]).all()
     assert distractors.unique().numel() == 96  # all of them occur
+
+
+# ---- context
+
+
+def test_foreign_shapes_are_none_of_the_labels():
+    tables = distance_tables()
+    assert tables.shape[0] == len(OUTLINES) + len(FOREIGN_OUTLINES)
+    assert not set(OUTLINES) & set(FOREIGN_OUTLINES)
+    inside = (tables < 0).flatten(1).float()
+    overlap = inside @ inside.T
+    union = inside.sum(1)[:, None] + inside.sum(1) - overlap
+    assert (overlap / union).fill_diagonal_(0)[len(OUTLINES) :].max() < 0.85
+    assert (tables[:, 0] > 0).all()  # no outline leaves its table
+
+
+def test_context_changes_the_small_objects_shapes_alone():
+    labels, foreign = Scenes(context="labels"), Scenes(context="foreign")
+    targets = labels.split("val").targets[:48]
+    one, two = (data.draw(1, torch.arange(48), targets) for data in (labels, foreign))
+    assert torch.equal(one.masks, two.masks)
+    changed = (one.images != two.images).any(1)
+    small = (one.owners > 1) | (two.owners > 1)
+    near = F.max_pool2d(small.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
+    assert changed[~near].float().mean() < 0.005
+    assert changed[small].float().mean() > 0.3
+    assert one.owners.max() == two.owners.max()
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 8])
+def test_number_of_small_objects(number):
+    data = Scenes(context_objects=number, clutter=0.5)
+    owners = data.draw(1, torch.arange(32), data.split("val").targets[:32]).owners.flatten(1)
+    shown = [len(row.unique()) - int((row == 0).any()) - 1 for row in owners]
+    assert max(shown) == number
+    assert sum(shown) >= 0.95 * 32 * number  # hardly one is covered wholly
+
+
+@pytest.mark.parametrize("context", ["labels", "foreign"])
+def test_small_objects_are_where_they_are_said_to_be(context):
+    data = Scenes(context=context)
+    dataset = data.split("val")
+    compositions, masks = dataset.small_objects(range(40))
+    assert compositions.shape == (40, MAX_DISTRACTORS)
+    assert masks.shape == (40, MAX_DISTRACTORS, 64, 64)
+    labelled = dataset.masks(range(40))
+    assert not (masks & labelled[:, None]).any()
+    assert (masks.sum(1) <= 1).all()
+    if context == "foreign":
+        assert (compositions == -1).all()
+        assert masks.any(-1).any(-1).sum(1).min() >= 4
+        return
+    assert torch.equal(compositions >= 0, masks.any(-1).any(-1))
+    # a red small object is red where it shows: its median colour is nearest to its word
+    palette = torch.tensor(list(COLOURS.values()))
+    images = data.draw(1, torch.arange(40), dataset.targets[:40]).images
+    hits = []
+    for image, row, shapes in zip(images, compositions, masks, strict=True):
+        for pair, shape in zip(row.tolist(), shapes, strict=True):
+            attribute = data.space.pairs[pair][0]
+            if pair >= 0 and attribute in COLOURS and shape.sum() > 60:
+                colour = image[:, shape].median(1).values
+                nearest = (colour / colour.norm()) @ (palette / palette.norm(dim=1)[:, None]).T
+                hits.append(list(COLOURS)[int(nearest.argmax())] == attribute)
+    assert len(hits) > 50
+    assert sum(hits) / len(hits) > 0.85
 
 
 # ---- pictures
@@ -260,10 +362,12 @@ def test_every_word_is_one_token_of_clip():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clutter": 1.2}, r"clutter must lie in \[0, 1\], got 1.2"),
-        ({"image_size": 16}, "image_size must be at least 32 pixels, got 16"),
-        ({"images_per_pair": 0}, "images_per_pair must be at least 1, got 0"),
-        ({"eval_images_per_pair": 0}, "eval_images_per_pair must be at least 1, got 0"),
+        ({"clutter": 1.2}, "clutter is 1.2 but must be at most 1"),
+        ({"context": "none"}, "context is 'none' but must be one of labels, foreign"),
+        ({"context_objects": 9}, "context_objects is 9 but must be at most 8"),
+        ({"image_size": 16}, "image_size is 16 but must be at least 32"),
+        ({"images_per_pair": 0}, "images_per_pair is 0 but must be at least 1"),
+        ({"eval_images_per_pair": 0}, "eval_images_per_pair is 0 but must be at least 1"),
     ],
 )
 def test_wrong_options(options, message):
@@ -272,9 +376,9 @@ def test_wrong_options(options, message):
 
 
 def test_wrong_split_and_index(scenes):
-    with pytest.raises(ValueError, match="name must be 'train', 'val' or 'test', got 'dev'"):
+    with pytest.raises(ValueError, match="name is 'dev' but must be one of train, val, test"):
         scenes.split("dev")
-    with pytest.raises(ValueError, match="name must be 'train', 'val' or 'test', got 'all'"):
+    with pytest.raises(ValueError, match="name is 'all' but must be one of train, val, test"):
         scenes.candidates("all")
     with pytest.raises(IndexError, match="index 960 is out of range for 960 items"):
         scenes.split("val")[960]

@@ -96,21 +96,33 @@ def test_equality_sees_every_part(space):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"attributes": []}, ValueError, "attributes is empty"),
+        ({"attributes": []}, ValueError, "attributes is empty but must hold one at least"),
         ({"objects": []}, ValueError, "objects is empty"),
         ({"pairs": []}, ValueError, "pairs is empty"),
-        ({"attributes": "wet"}, TypeError, "attributes is the string 'wet'"),
-        ({"attributes": ["wet", 3]}, TypeError, r"attributes holds 3 \(int\)"),
-        ({"attributes": ["wet", "dry", "wet"]}, ValueError, "attributes holds 'wet' twice"),
+        ({"attributes": "wet"}, TypeError, "attributes is the string 'wet' but must be names"),
+        (
+            {"attributes": ["wet", 3]},
+            TypeError,
+            r"attributes holds 3 \(int\) but must hold strings",
+        ),
+        (
+            {"attributes": ["wet", "dry", "wet"]},
+            ValueError,
+            "attributes holds 'wet' twice but must once",
+        ),
         ({"objects": ["dog", "cat", " "]}, ValueError, "objects holds an empty name"),
         ({"pairs": [*PAIRS, PAIRS[0]]}, ValueError, r"pairs holds \('wet', 'dog'\) twice"),
         ({"seen": [PAIRS[0], PAIRS[0]]}, ValueError, r"seen holds \('wet', 'dog'\) twice"),
         ({"pairs": [*PAIRS, ("hot", "dog")]}, ValueError, "'hot' is not among the 2 attributes"),
         ({"pairs": [*PAIRS, ("wet", "bus")]}, ValueError, "'bus' is not among the 2 objects"),
-        ({"seen": [("dry", "dog")]}, ValueError, r"seen holds \('dry', 'dog'\), which is not"),
-        ({"pairs": ["ab", "cd"]}, TypeError, "pairs holds 'ab': every pair must be two strings"),
-        ({"pairs": [("wet", "dog", "x")]}, TypeError, "every pair must be two strings"),
-        ({"pairs": [("wet", 1)]}, TypeError, "every pair must be two strings"),
+        (
+            {"seen": [("dry", "dog")]},
+            ValueError,
+            r"seen holds \('dry', 'dog'\) but must hold some of the 3",
+        ),
+        ({"pairs": ["ab", "cd"]}, TypeError, "pairs holds 'ab' but must hold pairs of two strings"),
+        ({"pairs": [("wet", "dog", "x")]}, TypeError, "but must hold pairs of two strings"),
+        ({"pairs": [("wet", 1)]}, TypeError, "but must hold pairs of two strings"),
         ({"seen": "wet dog"}, TypeError, "seen is the string 'wet dog'"),
     ],
 )
@@ -135,5 +147,7 @@ def test_from_dict_errors(space):
     with pytest.raises(ValueError, match="state lacks seen"):
         CompositionSpace.from_dict({key: state[key] for key in ("attributes", "objects", "pairs")})
     for change in ({"pairs": [[0, 9]]}, {"pairs": [[-1, 0]]}, {"seen": [7]}):
-        with pytest.raises(ValueError, match="state is inconsistent"):
+        with pytest.raises(
+            ValueError, match=r"state holds index .* but must hold indices of its own lists"
+        ):
             CompositionSpace.from_dict({**state, **change})

@@ -8,16 +8,16 @@ import pytest
 import torch
 from photographs import LOOK
 from PIL import Image
+from shared_data import SHARED, needs
 
 from czsl_sac.clip import load_backbone
+from czsl_sac.data.checks.data import check_data
 from czsl_sac.data.counts import TAB7_COUNTS
 from czsl_sac.data.images import image_transform
-from czsl_sac.data.standard import METADATA, SPLIT, StandardLayout, read_pairs
+from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS, read_pairs
+from czsl_sac.data.standard import StandardLayout
 from czsl_sac.training.build import build_data
 from czsl_sac.training.config import DataConfig
-
-SHARED = Path(__file__).parents[1].parent / "shared/data"
-FRUIT = SHARED / "fruit-ripeness"
 
 PAIRS = {
     "train": ["ripe apple", "unripe mango", "ripe mango"],
@@ -30,7 +30,7 @@ RECORDS = [
     ("unripe apple", "val"),
     ("ripe apple", "val"),
     ("old mango", "test"),
-    ("ripe mango", "holdout"),  # neither train nor val: test
+    ("ripe mango", "test"),
     ("NA mango", "train"),
     ("ripe apple", "NA"),
     ("old apple", "test"),  # a pair of no list
@@ -39,9 +39,9 @@ RECORDS = [
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / SPLIT).mkdir()
+    (tmp_path / PAIR_LISTS).mkdir()
     for split, pairs in PAIRS.items():
-        (tmp_path / SPLIT / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
+        (tmp_path / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
     records = []
     for number, (pair, split) in enumerate(RECORDS):
         attribute, obj = pair.split()
@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> Path:
                 "set": split,
             }
         )
-    torch.save(records, tmp_path / f"metadata_{SPLIT}.t7")
+    torch.save(records, tmp_path / f"metadata_{PAIR_LISTS}.t7")
     return tmp_path
 
 
@@ -136,7 +136,7 @@ def test_counts_that_differ_from_the_paper_are_named(root: Path) -> None:
 def test_missing_files_are_named(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no pair list at .*train_pairs.txt"):
         StandardLayout(root / "images", name="fruit", **LOOK)
-    (root / f"metadata_{SPLIT}.t7").unlink()
+    (root / f"metadata_{PAIR_LISTS}.t7").unlink()
     with pytest.raises(FileNotFoundError, match=r"no metadata at .*natural.t7"):
         StandardLayout(root, name="fruit", **LOOK)
 
@@ -152,11 +152,14 @@ def test_a_damaged_image_is_named(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a pickle", r"cannot be read \(Weights only load failed"),
-        (b"", r"cannot be read \(EOFError\): fetch it again"),
+        (b"not a pickle", "t7 is damaged, or no file of torch.save: fetch it again"),
+        (b"", "t7 is damaged, or no file of torch.save: fetch it again"),
         ([datetime.date.today()], "holds Python objects, and reading those would run code"),
-        ([{"image": 1, "attr": "ripe", "obj": "apple", "set": "val"}], "all of them text"),
-        ([{"image": "a.jpg"}], "must hold a list of records"),
+        (
+            [{"image": 1, "attr": "ripe", "obj": "apple", "set": "val"}],
+            r"record 0 \(counted from 0\) has '1' \(int\) as image, which must be text",
+        ),
+        ([{"image": "a.jpg"}], "record 0 .* has no attr: fetch"),
         (
             [{"image": "a.jpg", "attr": "ripe", "obj": "apple", "set": "train"}],
             "has no val image",
@@ -164,7 +167,7 @@ def test_a_damaged_image_is_named(root: Path) -> None:
     ],
 )
 def test_damaged_metadata_is_named(root: Path, content: object, message: str) -> None:
-    path = root / f"metadata_{SPLIT}.t7"
+    path = root / f"metadata_{PAIR_LISTS}.t7"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
@@ -174,21 +177,27 @@ def test_damaged_metadata_is_named(root: Path, content: object, message: str) ->
 
 
 def test_a_line_of_three_words_is_named(root: Path) -> None:
-    (root / SPLIT / "val_pairs.txt").write_text("ripe apple\nvery ripe apple\n")
+    (root / PAIR_LISTS / "val_pairs.txt").write_text("ripe apple\nvery ripe apple\n")
     with pytest.raises(ValueError, match=r"val_pairs.txt, line 2 is 'very ripe apple'"):
         StandardLayout(root, name="fruit", **LOOK)
 
 
 def test_unknown_split(root: Path) -> None:
     data = StandardLayout(root, name="fruit", **LOOK)
-    with pytest.raises(ValueError, match="name is 'training'"):
+    with pytest.raises(
+        ValueError,
+        match="name is 'training' but must be one of train, val, test: did you mean train",
+    ):
         data.split("training")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="name is 'training'"):
+    with pytest.raises(
+        ValueError,
+        match="name is 'training' but must be one of train, val, test: did you mean train",
+    ):
         data.candidates("training")  # type: ignore[arg-type]
 
 
 def test_an_empty_pair_list_is_named(root: Path) -> None:
-    (root / SPLIT / "test_pairs.txt").write_text("\n")
+    (root / PAIR_LISTS / "test_pairs.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"test_pairs.txt is empty but must hold"):
         StandardLayout(root, name="fruit", **LOOK)
 
@@ -223,20 +232,24 @@ def test_a_record_outside_its_splits_pairs_is_named(root: Path) -> None:
     records.append({"image": "x.jpg", "attr": "old", "obj": "mango", "set": "train"})
     records.append({"image": "y.jpg", "attr": "old", "obj": "mango", "set": "val"})
     torch.save(records[:-1], path)
-    with pytest.raises(ValueError, match=r"puts 1 images into the train split .* x.jpg \(old man"):
+    with pytest.raises(
+        ValueError, match=r"images in the train split whose .* \(1\): x.jpg \(old man"
+    ):
         StandardLayout(root, name="fruit", **LOOK)
     torch.save([*records[:-2], records[-1]], path)
-    with pytest.raises(ValueError, match=r"puts 1 images into the val split .* y.jpg \(old man"):
+    with pytest.raises(
+        ValueError, match=r"images in the val split whose .* \(1\): y.jpg \(old man"
+    ):
         StandardLayout(root, name="fruit", **LOOK)
 
 
 def lay_out(root: Path, name: str, pairs: dict[str, list[tuple[str, str]]]) -> None:
     """Write real pair lists with as many records as Tab. 7 has images, none of them on disk."""
-    (root / SPLIT).mkdir(parents=True)
+    (root / PAIR_LISTS).mkdir(parents=True)
     records = []
     for split, listed in pairs.items():
         lines = [" ".join(pair) for pair in listed]
-        (root / SPLIT / f"{split}_pairs.txt").write_text("\n".join(lines))
+        (root / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(lines))
         for number in range(TAB7_COUNTS[name][f"{split} images"]):
             attribute, obj = listed[number % len(listed)]
             path = f"{split}/{number}.jpg"
@@ -244,8 +257,9 @@ def lay_out(root: Path, name: str, pairs: dict[str, list[tuple[str, str]]]) -> N
     torch.save(records, root / METADATA)
 
 
-@pytest.mark.parametrize("name", sorted(TAB7_COUNTS))
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the pair lists are not on this machine")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(f"splits/{name}")) for name in sorted(TAB7_COUNTS)]
+)
 def test_the_real_pair_lists_have_every_count_of_table_7(name: str, tmp_path: Path) -> None:
     lists = SHARED / "splits" / name
     pairs = {"train": read_pairs(lists / "train_pairs.txt")}
@@ -262,9 +276,9 @@ def test_the_real_pair_lists_have_every_count_of_table_7(name: str, tmp_path: Pa
     assert data.counts() == TAB7_COUNTS[name]
 
 
-@pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")
+@needs("fruit-ripeness")
 def test_real_photographs() -> None:
-    data = StandardLayout(FRUIT, name="fruit-ripeness", **LOOK)
+    data = StandardLayout(SHARED / "fruit-ripeness", name="fruit-ripeness", **LOOK)
     assert data.counts() == {
         "attributes": 3,
         "objects": 5,
@@ -279,3 +293,73 @@ def test_real_photographs() -> None:
     }
     image, _ = data.split("test")[0]
     assert image.shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("valid", "val"), ("Test", "test"), ("dev", "")])
+def test_a_record_of_an_unknown_set_is_named(root: Path, name: str, meant: str) -> None:
+    records = torch.load(root / METADATA, weights_only=True)
+    records[3]["set"] = name
+    torch.save(records, root / METADATA)
+    hint = rf": did you mean {meant}\?" if meant else ""
+    found = rf"set that is not train, val or test \(1\): ripe_apple/3.jpg \('{name}'{hint}\). Corr"
+    with pytest.raises(ValueError, match=found):
+        StandardLayout(root, name="fruit", **LOOK)
+    problems = {problem.title: problem for problem in check_data(root).problems}
+    assert problems["images with a set that is not train, val or test"].spoils
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(root: Path) -> None:
+    wanted = StandardLayout(root, name="fruit", **LOOK)
+    for split, pairs in PAIRS.items():
+        (root / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(pairs), "utf-8-sig")
+    marked = StandardLayout(root, name="fruit", **LOOK)
+    assert (marked.space, marked.records) == (wanted.space, wanted.records)
+    (root / PAIR_LISTS / "val_pairs.txt").write_bytes("unripe äpple".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"val_pairs.txt is no text in UTF-8 \(invalid .* byte 7"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_a_faulty_record_is_told_by_number_and_key(root: Path) -> None:
+    records = torch.load(root / METADATA, weights_only=True)
+    for content, message in (
+        ({**records[5], "attr": None}, r"record 5 .* has 'None' \(NoneType\) as attr, which must"),
+        ({"image": "a.jpg", "attr": "ripe", "obj": "fig"}, "record 5 .* has no set: fetch"),
+        ({**records[5], "image": " "}, "record 5 .* has an empty image: fetch"),
+        ("ripe_fig/1.jpg", r"record 5 .* is 'ripe_fig/1.jpg' \(str\) but must be a dictionary"),
+    ):
+        torch.save([*records[:5], content, *records[6:]], root / METADATA)
+        with pytest.raises(ValueError, match=message):
+            StandardLayout(root, name="fruit", **LOOK)
+    torch.save({"train": records}, root / METADATA)
+    with pytest.raises(ValueError, match=r"\(dict\) but must hold a list of records"):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_paths_of_records_are_found_below_images_or_refused(root: Path) -> None:
+    wanted = StandardLayout(root, name="fruit", **LOOK).records
+    records = torch.load(root / METADATA, weights_only=True)
+    for record, prefix in zip(records, ("images/", "/", "\\", "/images/", "./", ""), strict=False):
+        record["image"] = prefix + record["image"].replace("/", "\\")
+    torch.save(records, root / METADATA)
+    assert StandardLayout(root, name="fruit", **LOOK).records == wanted
+    records[2]["image"] = "../../secret.jpg"
+    torch.save(records, root / METADATA)
+    with pytest.raises(
+        ValueError, match=r"outside .* folder images/ \(1\): ../../secret.jpg. Move"
+    ):
+        StandardLayout(root, name="fruit", **LOOK)
+
+
+def test_names_that_clip_reads_alike_are_refused(root: Path) -> None:
+    path = root / PAIR_LISTS / "train_pairs.txt"
+    path.write_text(path.read_text() + "Ripe apple\n")
+    with pytest.raises(ValueError, match=r"same words \(1\): attributes 'Ripe' = 'ripe'. CLIP wou"):
+        StandardLayout(root, name="fruit", **LOOK)
+    problems = {problem.title: problem for problem in check_data(root).problems}
+    assert problems["names read as the same words"].cases == ["attributes 'Ripe' = 'ripe'"]
+    assert problems["names read as the same words"].spoils
+
+
+def test_a_folder_that_does_not_exist_is_said_not_to(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no data set at .*x: the folder does not exist"):
+        StandardLayout(root / "x", name="fruit", **LOOK)

@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from czsl_sac import SAC
 from czsl_sac.blocks import VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, SoftPrompts, apply_lora
 from czsl_sac.clip.sources.tiny import WordTokenizer
-from czsl_sac.methods import SAC
+from czsl_sac.files import load_tensors, write_atomically
 from czsl_sac.space import CompositionSpace
-from czsl_sac.training import checkpoints, loop
+from czsl_sac.training import loop
 from czsl_sac.training.config import OptimConfig, TrainConfig
-from czsl_sac.training.loop import BEST, LAST, METRICS, fit
-from czsl_sac.training.scoring import candidate_space, evaluate_method
+from czsl_sac.training.loop import fit
+from czsl_sac.training.run_folder import BEST, LAST, METRICS, Checkpoint, RunFolder
+from czsl_sac.training.scoring import evaluate_method, split_candidates
+from czsl_sac.training.session import Session
 
 
 class Toy:
@@ -49,7 +51,7 @@ class Toy:
         return self.space.mask(self.pairs[name]) | self.space.seen_mask
 
 
-def make_method(schedule: str, *, dropout: float = 0.3) -> SAC:
+def make_method(schedule: str, *, dropout: float = 0.3, **options: object) -> SAC:
     torch.manual_seed(0)
     words = WordTokenizer(("a", "photo", "of", "red", "blue"), buckets=9, context_length=8)
     config = CLIPConfig(8, 16, 8, 16, 1, 2, 8, words.vocab_size, 8, 1, 2)
@@ -63,6 +65,7 @@ def make_method(schedule: str, *, dropout: float = 0.3) -> SAC:
         condenser=VisualCondenser(8, num_blocks=1, num_heads=2, dropout=dropout / 3),
         temperature=0.1,
         schedule=schedule,  # type: ignore[arg-type]
+        **options,  # type: ignore[arg-type]
     )
 
 
@@ -71,8 +74,16 @@ def config(**optim: object) -> TrainConfig:
     return TrainConfig(optim=OptimConfig(**{**options, **optim}))  # type: ignore[arg-type]
 
 
-def run(method: SAC, settings: TrainConfig, folder: Path, resume: bool = False) -> list[dict]:
-    return fit(method, Toy(), settings, folder, Accelerator(cpu=True), resume=resume)
+def run(method: SAC, settings: TrainConfig, path: Path, resume: bool = False) -> list[dict]:
+    folder, session = RunFolder(path), Session.of(settings)
+    checkpoint = folder.load_checkpoint() if resume else None
+    return fit(method, Toy(), settings, folder, session, checkpoint=checkpoint).records
+
+
+def last(path: Path) -> Checkpoint:
+    checkpoint = RunFolder(path).load_checkpoint()
+    assert checkpoint is not None
+    return checkpoint
 
 
 def without_times(records: list[dict]) -> list[dict]:
@@ -85,7 +96,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, killed_after: int
 ) -> None:
     whole = make_method(schedule)
-    records = run(whole, config(schedule=schedule), tmp_path / "whole")
+    records = run(whole, config(), tmp_path / "whole")
     assert len(records) == (3 if schedule == "joint" else 6)
 
     class Killed(BaseException):
@@ -103,12 +114,12 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     monkeypatch.setattr(loop, "evaluate_method", killed)
     if killed_after < len(records):
         with pytest.raises(Killed):
-            run(make_method(schedule), config(schedule=schedule), tmp_path / "part")
+            run(make_method(schedule), config(), tmp_path / "part")
     else:
-        run(make_method(schedule), config(schedule=schedule), tmp_path / "part")
+        run(make_method(schedule), config(), tmp_path / "part")
     monkeypatch.undo()
     resumed = make_method(schedule)
-    again = run(resumed, config(schedule=schedule), tmp_path / "part", resume=True)
+    again = run(resumed, config(), tmp_path / "part", resume=True)
     assert without_times(again) == without_times(records)
     for name, value in whole.trained_state().items():
         assert torch.equal(value, resumed.trained_state()[name]), name
@@ -119,11 +130,9 @@ def test_the_method_is_left_with_the_best_epoch(tmp_path: Path) -> None:
     records = run(method, config(epochs=6, lr=0.3, lr_step=9), tmp_path)
     aucs = [record["val"]["auc"] for record in records]
     assert aucs[-1] < max(aucs)  # or the last epoch would do as well
-    result = evaluate_method(
-        method, Toy(), "val", Accelerator(cpu=True), batch_size=8, stage="joint"
-    )
+    result = evaluate_method(method, Toy(), "val", Session(batch_size=8), stage="joint")
     assert result.auc == pytest.approx(max(aucs))
-    best = checkpoints.load_tensors(tmp_path / BEST)
+    best = load_tensors(tmp_path / BEST)
     assert all(torch.equal(best[name], value) for name, value in method.trained_state().items())
     lines = (tmp_path / METRICS).read_text().splitlines()
     assert [json.loads(line) for line in lines] == records
@@ -133,19 +142,18 @@ def test_training_lowers_the_loss_and_steps_the_rate(tmp_path: Path) -> None:
     records = run(make_method("joint"), config(epochs=4), tmp_path)
     totals = [record["losses"]["total"] for record in records]
     assert totals[-1] < totals[0]
-    saved = checkpoints.load_progress(tmp_path / LAST)
-    assert saved["trainer"]["scheduler"]["_last_lr"] == pytest.approx([1e-2 * 0.5**4] * 2)
+    assert last(tmp_path).trainer["scheduler"]["_last_lr"] == pytest.approx([1e-2 * 0.5**4] * 2)
 
 
 def test_the_condenser_has_a_rate_of_its_own(tmp_path: Path) -> None:
-    run(make_method("joint"), config(epochs=1, condenser_lr=0.5), tmp_path)
-    saved = checkpoints.load_progress(tmp_path / LAST)
-    rates = [group["initial_lr"] for group in saved["trainer"]["optimizer"]["param_groups"]]
+    run(make_method("joint", condenser_lr=0.5), config(epochs=1), tmp_path)
+    groups = last(tmp_path).trainer["optimizer"]["param_groups"]
+    rates = [group["initial_lr"] for group in groups]
     assert rates == [1e-2, 0.5]
 
 
 def test_staged_epochs(tmp_path: Path) -> None:
-    records = run(make_method("staged"), config(schedule="staged", condenser_epochs=1), tmp_path)
+    records = run(make_method("staged", condenser_epochs=1), config(), tmp_path)
     assert [record["stage"] for record in records] == ["align"] * 3 + ["condense"]
 
 
@@ -165,8 +173,8 @@ def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
         run(other, config(epochs=1), tmp_path, resume=True)
 
 
-def test_candidate_space_keeps_the_split_and_the_seen() -> None:
-    space, position = candidate_space(Toy(), "val")
+def test_split_candidates_keep_the_split_and_the_seen() -> None:
+    space, position = split_candidates(Toy(), "val")
     assert space.pairs == (("blue", "car"), ("blue", "cat"), ("red", "car"), ("red", "cat"))
     assert space.seen == Toy.space.seen
     for column, pair in enumerate(Toy.space.pairs):
@@ -176,30 +184,31 @@ def test_candidate_space_keeps_the_split_and_the_seen() -> None:
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
-    checkpoints.write_atomically(path, lambda p: p.write_text("old"))
+    write_atomically(path, lambda p: p.write_text("old"))
 
     def fails(temporary: Path) -> None:
         temporary.write_text("half")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        checkpoints.write_atomically(path, fails)
+        write_atomically(path, fails)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
 def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
-    for name in (LAST, BEST):
-        (tmp_path / name).write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"last.pt is no checkpoint"):
-        checkpoints.load_progress(tmp_path / LAST)
-    with pytest.raises(ValueError, match=r"best.safetensors is no safetensors file"):
-        checkpoints.load_tensors(tmp_path / BEST)
-    (tmp_path / "empty.pt").touch()
-    with pytest.raises(ValueError, match=r"empty.pt is no checkpoint \(EOFError\)"):
-        checkpoints.load_progress(tmp_path / "empty.pt")
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*other.pt"):
-        checkpoints.load_progress(tmp_path / "other.pt")
+    folder = RunFolder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no last checkpoint in .*: no epoch has"):
+        folder.weights("last")
+    for content in (b"nonsense", b""):
+        for name in (LAST, BEST):
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"last.pt is damaged but must be a checkpoint"):
+            folder.load_checkpoint()
+        with pytest.raises(ValueError, match=r"best.safetensors is damaged but must be a safeten"):
+            load_tensors(tmp_path / BEST)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*other.safetensors"):
+        load_tensors(tmp_path / "other.safetensors")
 
 
 def test_seed_decides_the_order(tmp_path: Path) -> None:

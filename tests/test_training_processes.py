@@ -7,9 +7,10 @@ import torch
 from test_training_loop import Toy, config, make_method
 from two_processes import run_in_two_processes
 
-from czsl_sac.training.checkpoints import load_tensors
-from czsl_sac.training.loop import BEST, fit
-from czsl_sac.training.run import make_accelerator
+from czsl_sac.files import load_tensors
+from czsl_sac.training.loop import fit
+from czsl_sac.training.run_folder import BEST, RunFolder
+from czsl_sac.training.session import Session
 
 SCHEDULES = {"joint": 3, "staged": 6}
 
@@ -17,8 +18,8 @@ SCHEDULES = {"joint": 3, "staged": 6}
 def train(folder: Path, schedule: str, processes: int) -> list[dict]:
     """Train the toy for epochs of one step: on its 12 images, shared out to the processes."""
     method = make_method(schedule, dropout=0.0)  # dropout draws its masks for a batch
-    settings = config(batch_size=12 // processes, schedule=schedule)
-    return fit(method, Toy(), settings, folder, make_accelerator(settings))
+    settings = config(batch_size=12 // processes)
+    return fit(method, Toy(), settings, RunFolder(folder), Session.of(settings)).records
 
 
 def process(rank: int, folder: Path) -> None:

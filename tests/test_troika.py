@@ -95,7 +95,7 @@ def test_losses_and_scores_equal_the_description(alignment, disentangle, text, l
     model = make(
         alignment=alignment,
         disentangle=disentangle,
-        text=text,
+        text_side=text,
         legacy_patch_norm=bool(legacy),
         traction_layers=2,
         primitive_loss_weight=0.3,
@@ -166,7 +166,7 @@ def test_chunks_change_nothing(alignment, legacy) -> None:
 
 def test_every_trained_parameter_gets_a_gradient() -> None:
     for alignment, text in itertools.product(["cls", "patch_max"], ["tracted", "plain"]):
-        model = make(alignment=alignment, text=text)
+        model = make(alignment=alignment, text_side=text)
         model(*batch(model.backbone, model.space, 4), "train")["total"].backward()
         idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert idle == []
@@ -223,14 +223,14 @@ def test_patch_max_adds_no_parameter() -> None:
 
 
 def test_plain_text_has_no_traction_and_no_disentangling_no_disentanglers() -> None:
-    model = make(text="plain", disentangle="none")
+    model = make(text_side="plain", disentangle="none")
     names = {name.partition(".")[0] for name in model.trained_state()}
     assert names == {"prompts", "epochs_started"}
 
 
 def test_an_alignment_head_of_ones_own() -> None:
-    head = PatchMaxAligner(0.2, tokens="patches")
-    model = make(alignment=head, disentangle="none", text="plain")
+    head = PatchMaxAligner(0.2, token_choice="patches")
+    model = make(alignment=head, disentangle="none", text_side="plain")
     assert model.aligner is head
     pixels, _ = batch(model.backbone, model.space, 2)
     patches = F.normalize(model.backbone.encode_image(pixels)[:, 1:], dim=-1)
@@ -282,7 +282,7 @@ def test_trained_state_goes_round_without_clip() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": "tract"}, "text is 'tract' but must be one of tracted, plain"),
+        ({"text_side": "tract"}, "text_side is 'tract' but must be one of tracted, plain"),
         ({"disentangle": "all"}, "disentangle is 'all' but must be one of per_patch, none"),
         ({"traction_layers": 0}, "num_layers is 0 but must be at least 1"),
         ({"alignment": "max"}, "alignment is 'max' but must be one of"),

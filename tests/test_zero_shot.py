@@ -5,7 +5,7 @@ import torch
 from plain_parts import SPACES, batch, random_backbone, unit
 from torch.testing import assert_close
 
-from czsl_sac.methods import ZeroShotCLIP
+from czsl_sac import ZeroShotCLIP
 
 
 @pytest.mark.parametrize("alignment", ["cls", "patch_max"])

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from czsl_sac.blocks.temperature import set_temperature, temperature_number
+from czsl_sac.blocks.token_scores import AttentionScores, PositionScores
+from czsl_sac.checks import check_choice, check_range
+from czsl_sac.deprecation import keyword_options, renamed_options
 from czsl_sac.functional.alignment import (
     blend_similarities,
     check_tokens_and_text,
@@ -15,33 +19,27 @@ from czsl_sac.functional.alignment import (
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.kernels import patch_max, patch_max_values
 
-Reduction = Literal["max", "mean", "attention", "linear"]
+Reduction = Literal["max", "mean", "attention", "linear", "linear_positions"]
 TokenChoice = Literal["all", "patches"]
 Alignment = Literal["patch_max", "cls"]
+Implementation = Literal["auto", "reference", "chunked", "triton"]
 
 
 class Aligner(nn.Module):
     """What every alignment head offers: similarities, and logits s/τ.
 
     Args:
-        temperature: τ > 0; a tensor or parameter is accepted and becomes part of the state.
+        temperature: τ > 0; a tensor moves with the module, a parameter is learned.
 
     Raises:
-        ValueError: τ is not positive.
+        ValueError: τ is not positive and finite.
     """
 
     temperature: float | Tensor
 
     def __init__(self, temperature: float | Tensor = 0.01) -> None:
         super().__init__()
-        if not bool(torch.as_tensor(temperature).detach() > 0):
-            raise ValueError(
-                f"temperature is {float(temperature)} but must be positive: CLIP's own is 0.01."
-            )
-        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
-            self.register_buffer("temperature", temperature)
-        else:
-            self.temperature = temperature
+        set_temperature(self, "temperature", temperature)
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Return logits s/τ, `[B, C]`; the arguments are those of `similarity`."""
@@ -51,14 +49,15 @@ class Aligner(nn.Module):
     def similarity(self, tokens: Tensor, text: Tensor) -> Tensor: ...
     @overload
     def similarity(
-        self, tokens: Tensor, text: Tensor, return_indices: Literal[True]
+        self, tokens: Tensor, text: Tensor, *, return_indices: Literal[True]
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def similarity(
-        self, tokens: Tensor, text: Tensor, return_indices: bool
+        self, tokens: Tensor, text: Tensor, *, return_indices: bool
     ) -> Tensor | tuple[Tensor, Tensor]: ...
+    @keyword_options
     def similarity(
-        self, tokens: Tensor, text: Tensor, return_indices: bool = False
+        self, tokens: Tensor, text: Tensor, *, return_indices: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the similarities, and on request the winning tokens.
 
@@ -83,9 +82,28 @@ class Aligner(nn.Module):
             return values
         if indices is None:
             raise ValueError(
-                "return_indices=True but this reduction has no winning token: use reduction='max'."
+                "return_indices is True but must be False, as this reduction has no winning "
+                "token: use reduction='max'."
             )
         return values, indices
+
+    def winners(self, tokens: Tensor, text: Tensor) -> Tensor | None:
+        """Return the token that each image's text meets, 0 for the class token.
+
+        Args:
+            tokens: `[B, T, D]`, the class token first.
+            text: one text per image, `[B, D]`.
+
+        Returns:
+            `[B]` int64, or None where nothing is won: all tokens are weighed, or there is one.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        check_tokens_and_text(tokens, text.unsqueeze(1))
+        tokens, text = F.normalize(tokens, dim=-1), F.normalize(text, dim=-1)
+        indices = self._align(tokens, text.unsqueeze(1), True)[1]
+        return None if indices is None else indices[:, 0]
 
     def compared_feature(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Return the vector of each image that its text is compared with: s = ⟨vector, t⟩.
@@ -118,7 +136,7 @@ class Aligner(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return f"temperature={float(self.temperature):g}"
+        return f"temperature={temperature_number(self.temperature):g}"
 
 
 class PatchMaxAligner(Aligner):
@@ -126,18 +144,20 @@ class PatchMaxAligner(Aligner):
 
     Tokens and texts are l2-normalised inside. The other reductions of Tab. 5 replace the
     maximum by a weighted mean of the similarities: equal weights (`"mean"`), a softmax over
-    a linear layer's score of each token (`"linear"`), or the attention of a learnable query
-    (`"attention"`, mean over heads).
+    a linear layer's score of each token (`"linear"`) or over a score of each position
+    (`"linear_positions"`), or the attention of a learnable query (`"attention"`, mean over
+    heads).
 
     Args:
-        temperature: τ of Eq. 3; a tensor or parameter is accepted.
-        reduction: `"max"`, `"mean"`, `"attention"` or `"linear"`.
-        tokens: `"all"` takes the class token into the reduction, as Eq. 2 does;
+        temperature: τ of Eq. 3; a tensor moves with the module, a parameter is learned.
+        reduction: `"max"`, `"mean"`, `"attention"`, `"linear"` or `"linear_positions"`.
+        token_choice: `"all"` takes the class token into the reduction, as Eq. 2 does;
             `"patches"` leaves it out.
         impl: implementation of the maximum, see `czsl_sac.patch_max`.
         class_weight: W of Fig. 4: (1 − W)·SA + W·[CLS] on the similarities.
         dim: D, needed by `"attention"` and `"linear"`, which have weights of their own.
         num_heads: heads of `"attention"`; None takes `max(1, dim // 64)`.
+        num_tokens: T, the class token included, needed by `"linear_positions"`.
 
     Raises:
         ValueError: an option is unknown, out of range or missing.
@@ -152,39 +172,38 @@ class PatchMaxAligner(Aligner):
         (tensor([[0.8000, 1.0000]]), tensor([[1, 0]]))
     """
 
+    @renamed_options(tokens="token_choice", cls_weight="class_weight")
     def __init__(
         self,
         temperature: float | Tensor = 0.01,
         *,
         reduction: Reduction = "max",
-        tokens: TokenChoice = "all",
-        impl: Literal["auto", "reference", "chunked", "triton"] = "auto",
+        token_choice: TokenChoice = "all",
+        impl: Implementation = "auto",
         class_weight: float = 0.0,
         dim: int | None = None,
         num_heads: int | None = None,
+        num_tokens: int | None = None,
     ) -> None:
         super().__init__(temperature)
-        _check_choice("reduction", reduction, get_args(Reduction))
-        _check_choice("tokens", tokens, get_args(TokenChoice))
-        _check_choice("impl", impl, ("auto", "reference", "chunked", "triton"))
-        if not 0.0 <= class_weight <= 1.0:
-            raise ValueError(
-                f"class_weight is {class_weight} but must lie in [0, 1]: "
-                "0 is sparse alignment, 1 the class token."
-            )
+        check_choice("reduction", reduction, get_args(Reduction))
+        check_choice("token_choice", token_choice, get_args(TokenChoice))
+        check_choice("impl", impl, get_args(Implementation))
+        check_range("class_weight", class_weight, low=0, high=1)
         self.reduction = reduction
-        self.tokens = tokens
+        self.token_choice = token_choice
         self.impl = impl
         self.class_weight = class_weight
         self.token_scores: nn.Module | None = None
         if reduction in ("attention", "linear"):
-            if dim is None:
-                raise ValueError(
-                    f"dim is missing but reduction={reduction!r} learns a weight per token: "
-                    "pass dim=D, the size of the joint space."
-                )
+            size = _given("dim", dim, reduction, "D, the size of the joint space")
             attention = reduction == "attention"
-            self.token_scores = AttentionScores(dim, num_heads) if attention else nn.Linear(dim, 1)
+            self.token_scores = (
+                AttentionScores(size, num_heads=num_heads) if attention else nn.Linear(size, 1)
+            )
+        elif reduction == "linear_positions":
+            positions = _given("num_tokens", num_tokens, reduction, "T, the class token included")
+            self.token_scores = PositionScores(positions - (token_choice == "patches"))
 
     def _align(
         self, tokens: Tensor, text: Tensor, with_indices: bool
@@ -214,11 +233,11 @@ class PatchMaxAligner(Aligner):
 
     def _reduced(self, tokens: Tensor) -> tuple[int, Tensor]:
         """Return the first token that the reduction looks at, and all of these."""
-        first = 1 if self.tokens == "patches" else 0
+        first = 1 if self.token_choice == "patches" else 0
         if tokens.shape[1] == first:
             raise ValueError(
-                "tokens holds the class token alone but the aligner was made with "
-                "tokens='patches': pass the patch tokens too, or use tokens='all'."
+                f"tokens has shape {list(tokens.shape)} but must hold a patch, as the aligner was "
+                "made with token_choice='patches': pass the patch tokens too, or use 'all'."
             )
         return first, tokens[:, first:]
 
@@ -230,44 +249,10 @@ class PatchMaxAligner(Aligner):
 
     def extra_repr(self) -> str:
         return (
-            f"{super().extra_repr()}, reduction={self.reduction!r}, tokens={self.tokens!r}, "
-            f"class_weight={self.class_weight:g}, impl={self.impl!r}"
+            f"{super().extra_repr()}, reduction={self.reduction!r}, "
+            f"token_choice={self.token_choice!r}, class_weight={self.class_weight:g}, "
+            f"impl={self.impl!r}"
         )
-
-
-class AttentionScores(nn.Module):
-    """Scores of a learnable query for each token, one per head, before the softmax.
-
-    Args:
-        dim: D.
-        num_heads: heads, a divisor of D; None takes `max(1, dim // 64)`.
-
-    Raises:
-        ValueError: `num_heads` does not divide `dim`.
-
-    Shape:
-        tokens `[B, T, D]` → `[B, T, heads]`.
-
-    Examples:
-        >>> AttentionScores(dim=8, num_heads=2)(torch.zeros(3, 5, 8)).shape
-        torch.Size([3, 5, 2])
-    """
-
-    def __init__(self, dim: int, num_heads: int | None = None) -> None:
-        super().__init__()
-        heads = max(1, dim // 64) if num_heads is None else num_heads
-        if heads < 1 or dim % heads:
-            raise ValueError(
-                f"num_heads is {heads} but must divide dim = {dim}: pass num_heads explicitly."
-            )
-        self.query = nn.Parameter(torch.randn(heads, dim // heads))
-        self.key_proj = nn.Linear(dim, dim, bias=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return scores `[B, T, heads]` of tokens `[B, T, D]`."""
-        heads, head_dim = self.query.shape
-        keys = self.key_proj(tokens).unflatten(-1, (heads, head_dim))
-        return (keys * self.query).sum(dim=-1) * head_dim**-0.5
 
 
 class ClassTokenAligner(Aligner):
@@ -277,10 +262,10 @@ class ClassTokenAligner(Aligner):
     `alignment="patch_max"` differ in this one part.
 
     Args:
-        temperature: τ of Eq. 1; a tensor or parameter is accepted.
+        temperature: τ of Eq. 1, as for `PatchMaxAligner`.
 
     Raises:
-        ValueError: τ is not positive.
+        ValueError: τ is not positive and finite.
 
     Examples:
         >>> tokens = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
@@ -294,18 +279,23 @@ class ClassTokenAligner(Aligner):
         values = class_token_similarity(tokens[:, :1], text)
         return values, torch.zeros_like(values, dtype=torch.int64)
 
+    def winners(self, tokens: Tensor, text: Tensor) -> None:
+        """Return None: the class token has no rival."""
+
     def _compared(self, tokens: Tensor, text: Tensor) -> Tensor:
         return tokens[:, 0]
 
 
+@renamed_options(tokens="token_choice", cls_weight="class_weight")
 def build_aligner(
     alignment: "Alignment | Aligner",
     temperature: float | Tensor,
     *,
     reduction: Reduction = "max",
-    tokens: TokenChoice = "all",
+    token_choice: TokenChoice = "all",
     class_weight: float = 0.0,
     dim: int | None = None,
+    num_tokens: int | None = None,
 ) -> Aligner:
     """Return the alignment head that a method's `alignment=` argument names.
 
@@ -313,9 +303,10 @@ def build_aligner(
         alignment: `"patch_max"` (Eq. 2) or `"cls"` (Eq. 1); a head is returned as it is.
         temperature: τ.
         reduction: see `PatchMaxAligner`; read with `"patch_max"` alone.
-        tokens: likewise.
+        token_choice: likewise.
         class_weight: likewise.
         dim: likewise.
+        num_tokens: likewise.
 
     Returns:
         The head.
@@ -329,14 +320,23 @@ def build_aligner(
     """
     if isinstance(alignment, Aligner):
         return alignment
-    _check_choice("alignment", alignment, get_args(Alignment))
+    check_choice("alignment", alignment, get_args(Alignment))
     if alignment == "cls":
         return ClassTokenAligner(temperature)
     return PatchMaxAligner(
-        temperature, reduction=reduction, tokens=tokens, class_weight=class_weight, dim=dim
+        temperature,
+        reduction=reduction,
+        token_choice=token_choice,
+        class_weight=class_weight,
+        dim=dim,
+        num_tokens=num_tokens,
     )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r} but must be one of {', '.join(map(repr, choices))}.")
+def _given(name: str, value: int | None, reduction: str, what: str) -> int:
+    if value is None:
+        raise ValueError(
+            f"{name} is None but must be a number, as reduction={reduction!r} learns a weight for "
+            f"each token: give {name}={what}."
+        )
+    return value

@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from czsl_sac.blocks.token_scores import heads_of
+from czsl_sac.checks import check_range
+from czsl_sac.deprecation import keyword_options
+
 
 class VisualCondenser(nn.Module):
     """Condense an image's tokens into one unit feature v_q by a learnable query.
@@ -35,24 +39,20 @@ class VisualCondenser(nn.Module):
         (torch.Size([4, 128]), torch.Size([4, 65]), True)
     """
 
+    @keyword_options
     def __init__(
         self,
         dim: int,
+        *,
         num_blocks: int = 3,
         num_heads: int | None = None,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if dim < 1 or num_blocks < 1:
-            raise ValueError(
-                f"dim is {dim} and num_blocks is {num_blocks} but both must be at least 1."
-            )
-        heads = max(1, dim // 64) if num_heads is None else num_heads
-        if heads < 1 or dim % heads:
-            raise ValueError(
-                f"num_heads is {heads} but must divide dim = {dim}: pass num_heads explicitly."
-            )
+        check_range("dim", dim, low=1)
+        check_range("num_blocks", num_blocks, low=1)
+        heads = heads_of(dim, num_heads)
         self.dim = dim
         self.num_heads = heads
         self.query = nn.Parameter(torch.randn(dim) * dim**-0.5)
@@ -62,8 +62,9 @@ class VisualCondenser(nn.Module):
         )
         self.norm_out = nn.LayerNorm(dim)
 
+    @keyword_options
     def forward(
-        self, tokens: Tensor, return_attention: bool = False
+        self, tokens: Tensor, *, return_attention: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return v_q, and on request where the last block looked.
 
@@ -80,8 +81,8 @@ class VisualCondenser(nn.Module):
         """
         if tokens.dim() != 3 or tokens.shape[1] == 0 or tokens.shape[2] != self.dim:
             raise ValueError(
-                f"tokens has shape {tuple(tokens.shape)} but [B, T, {self.dim}] with T ≥ 1 is "
-                "expected: pass all tokens of the vision tower in the joint space."
+                f"tokens has shape {list(tokens.shape)} but must be [B, T, {self.dim}] with T ≥ 1: "
+                "pass all tokens of the vision tower in the joint space."
             )
         normed = self.norm_tokens(tokens)
         feature = self.query.expand(tokens.shape[0], -1)

@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from czsl_sac.blocks.sample_pool import SamplePool
+from czsl_sac.blocks.temperature import set_temperature, temperature_number
+from czsl_sac.checks import check_choice
 from czsl_sac.functional.memory import (
     EmptySlots,
     TextSlot,
-    check_choice,
-    check_positive,
     check_start,
     prediction_entropy,
     prototype_similarities,
     text_entropy,
 )
 from czsl_sac.functional.precision import at_least_float32
+from czsl_sac.functional.probabilities import check_probabilities
 
 __all__ = ["EmptySlots", "EntropyMemoryBank", "TextSlot"]
 
@@ -55,13 +56,14 @@ class EntropyMemoryBank(nn.Module):
         text: text embeddings, `[C, D]`; l2-normalised here, dtype and device are kept.
         capacity: N, the slots of a composition, the text's included.
         retrieval_temperature: τ_mb of the softmax over the slots.
-        temperature: τ of the logits.
+        temperature: τ of the logits. Of both, a tensor moves with the module and a parameter is
+            learned.
         text_slot: `"first_replaced"`: the first sample takes the text's slot;
             `"until_full"`: the sample that finds no other slot does; `"permanent"`: none.
         empty_slots: `"masked"`: they take no part; `"zeros"`: they are zero vectors in the
-            softmax. The two differ only if the prototypes are not normalised.
-        normalize_prototypes: whether p^i is l2-normalised, as the paper's text has it, or
-            taken as Eq. 10 prints it.
+            softmax, whose share of the weights shortens the prototypes (the remark at Tab. 11).
+        normalize_prototypes: whether what the taken slots give is l2-normalised, as the paper's
+            text has it, or taken as Eq. 10 prints it.
 
     Raises:
         ValueError: text is not a floating-point `[C, D]` of usable rows, a number is out of
@@ -78,6 +80,8 @@ class EntropyMemoryBank(nn.Module):
         tensor([[2.0000, 1.6000]])
     """
 
+    temperature: float | Tensor
+    retrieval_temperature: float | Tensor
     text: Tensor  # [C, D], unit rows
     num_seen: Tensor  # [] int64: samples offered so far
     settings: Tensor  # what a saved bank must share with the one that loads it
@@ -87,20 +91,18 @@ class EntropyMemoryBank(nn.Module):
         text: Tensor,
         capacity: int,
         *,
-        retrieval_temperature: float = 0.1,
-        temperature: float = 0.01,
+        retrieval_temperature: float | Tensor = 0.1,
+        temperature: float | Tensor = 0.01,
         text_slot: TextSlot = "first_replaced",
         empty_slots: EmptySlots = "masked",
         normalize_prototypes: bool = True,
     ) -> None:
         super().__init__()
         check_start(text, capacity, text_slot)
-        check_choice("empty_slots", empty_slots, EmptySlots)
-        check_positive("retrieval_temperature", retrieval_temperature)
-        check_positive("temperature", temperature)
+        check_choice("empty_slots", empty_slots, get_args(EmptySlots))
+        set_temperature(self, "retrieval_temperature", retrieval_temperature)
+        set_temperature(self, "temperature", temperature)
         self.capacity = capacity
-        self.retrieval_temperature = float(retrieval_temperature)
-        self.temperature = float(temperature)
         self.text_slot: TextSlot = text_slot
         self.empty_slots: EmptySlots = empty_slots
         self.normalize_prototypes = normalize_prototypes
@@ -136,7 +138,8 @@ class EntropyMemoryBank(nn.Module):
         """
         if not 0 <= composition < self.text.shape[0]:
             raise ValueError(
-                f"composition is {composition} but must lie in [0, {self.text.shape[0]})."
+                f"composition is {composition} but must lie in [0, {self.text.shape[0]}): give a "
+                "column of the bank."
             )
         pool = self.pool
         rows = (pool.classes == composition).nonzero().squeeze(1)
@@ -165,29 +168,25 @@ class EntropyMemoryBank(nn.Module):
             batch replaced included: it does not depend on the cut into batches either.
 
         Raises:
-            ValueError: a shape does not fit, or an entry is not finite or no probability. The
-                bank is then unchanged.
+            ValueError: a shape does not fit, a feature is not finite, or a row of probabilities
+                is none: entries negative or NaN, or a sum other than 1. The bank is then
+                unchanged.
         """
         self._check_features(features)
-        expected = (features.shape[0], self.text.shape[0])
-        if probabilities.shape != expected:
+        expected = [features.shape[0], self.text.shape[0]]
+        if list(probabilities.shape) != expected:
             raise ValueError(
-                f"probabilities has shape {tuple(probabilities.shape)} but {expected} is "
-                "expected: one row per image, one column per composition of the bank."
+                f"probabilities has shape {list(probabilities.shape)} but must be {expected}: give "
+                "one row per image, one column per composition of the bank."
             )
         if not bool(features.isfinite().all()):
             raise ValueError(
-                "features has an entry that is NaN or infinite and would stay in the bank: "
-                "look for the overflow in what computed it."
+                "features has an entry that is NaN or infinite but must be finite, as it would "
+                "stay in the bank: look for the overflow in what computed it."
             )
-        top, classes = probabilities.max(dim=1)
+        check_probabilities("probabilities", probabilities)
+        classes = probabilities.argmax(dim=1)
         entropies = prediction_entropy(probabilities).float()
-        usable = entropies.isfinite() & (top <= 1.001)
-        if not bool(usable.all()):
-            raise ValueError(
-                f"probabilities has an entry in row {int((~usable).int().argmax())} that is NaN "
-                "or outside [0, 1]: pass the softmax of the logits, not the logits."
-            )
         arrivals = self.num_seen + torch.arange(len(classes), device=classes.device)
         self._seat_text(classes)
         stored = self.pool.count_stored(classes, entropies)
@@ -235,14 +234,14 @@ class EntropyMemoryBank(nn.Module):
             mine, others = getattr(self, name), getattr(other, name)
             if mine != others:
                 raise ValueError(
-                    f"the bank to merge has {name}={others!r} but this one has {name}={mine!r}: "
-                    "fill both with the same settings."
+                    f"other's {name} is {others!r} but must be {mine!r} as here: fill both banks "
+                    "with the same settings."
                 )
         text = other.text.to(self.text.device)
         if text.dtype != self.text.dtype or not torch.equal(text, self.text):
             raise ValueError(
-                "the bank to merge starts from another text: build both from the same text "
-                "embeddings, in the same order and dtype."
+                "other's text is another one but must be the same: make both banks from the same "
+                "text embeddings, in the same order and dtype."
             )
         return self.adopt_(other, torch.arange(len(text), device=text.device))
 
@@ -275,14 +274,14 @@ class EntropyMemoryBank(nn.Module):
         size = self.text.shape[0]
         if other.text.shape[1] != self.text.shape[1] or len(compositions) != other.text.shape[0]:
             raise ValueError(
-                f"the other bank's text has shape {tuple(other.text.shape)} but this one's has "
-                f"{tuple(self.text.shape)} and {len(compositions)} compositions are given: the "
-                "banks must agree in D, and every composition of the other needs an index or -1."
+                f"other's text has shape {list(other.text.shape)} but must be "
+                f"[{len(compositions)}, {self.text.shape[1]}], one row per index given: give an "
+                "index or -1 for each of its compositions, and a bank of the same D."
             )
         if not bool(((compositions >= -1) & (compositions < size)).all()):
             raise ValueError(
-                f"compositions has an index outside [-1, {size}): pass columns of this bank, or "
-                "-1 to leave a composition out."
+                f"compositions has an index outside [-1, {size}) but must not: give columns of "
+                "this bank, or -1 to leave a composition out."
             )
         pool, device = other.pool, self.text.device
         target = compositions.to(pool.classes.device)[pool.classes]
@@ -309,8 +308,9 @@ class EntropyMemoryBank(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"compositions={self.text.shape[0]}, dim={self.text.shape[1]}, "
-            f"capacity={self.capacity}, retrieval_temperature={self.retrieval_temperature}, "
-            f"temperature={self.temperature}, text_slot={self.text_slot!r}, "
+            f"capacity={self.capacity}, "
+            f"retrieval_temperature={temperature_number(self.retrieval_temperature):g}, "
+            f"temperature={temperature_number(self.temperature):g}, text_slot={self.text_slot!r}, "
             f"empty_slots={self.empty_slots!r}, normalize_prototypes={self.normalize_prototypes}, "
             f"samples={self.num_samples}"
         )
@@ -333,7 +333,7 @@ class EntropyMemoryBank(nn.Module):
 
     def _alone(self, similarities: Tensor) -> Tensor:
         """v·p where one slot is taken: p is what it holds, or the share that zeros leave it."""
-        if self.normalize_prototypes or self.empty_slots == "masked" or self.capacity == 1:
+        if self.empty_slots == "masked" or self.capacity == 1:
             return similarities
         scaled = similarities / self.retrieval_temperature
         return similarities * torch.sigmoid(scaled - math.log(self.capacity - 1))
@@ -344,7 +344,7 @@ class EntropyMemoryBank(nn.Module):
         gram, empty = None, None
         if self.normalize_prototypes:
             gram = self.pool.view.gram[rows, : group.shape[1]].to(similarities.dtype)
-        elif self.empty_slots == "zeros":
+        if self.empty_slots == "zeros":
             empty = self.capacity - taken.sum(dim=1)
         return prototype_similarities(
             similarities[rows],
@@ -369,8 +369,8 @@ class EntropyMemoryBank(nn.Module):
     def _check_features(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.text.shape[1]:
             raise ValueError(
-                f"features has shape {tuple(features.shape)} but [B, {self.text.shape[1]}] is "
-                "expected: one condensed feature per image, as long as the text embeddings."
+                f"features has shape {list(features.shape)} but must be [B, {self.text.shape[1]}]: "
+                "give one condensed feature per image, as long as the text embeddings."
             )
 
     def _load_from_state_dict(
@@ -380,9 +380,10 @@ class EntropyMemoryBank(nn.Module):
         saved = state_dict.get(f"{prefix}settings", self.settings).tolist()
         if saved != self.settings.tolist():
             error_messages.append(
-                f"the memory bank was saved with capacity={saved[0]} and "
-                f"text_slot={get_args(TextSlot)[saved[1]]!r} but this one has "
-                f"capacity={self.capacity} and text_slot={self.text_slot!r}: build it alike."
+                f"the saved bank has capacity={saved[0]} and "
+                f"text_slot={get_args(TextSlot)[saved[1]]!r} but must have "
+                f"capacity={self.capacity} and text_slot={self.text_slot!r} as here: make both "
+                "alike."
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

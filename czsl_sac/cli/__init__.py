@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Every mistake of the user is one line and exit code 2."""
 
-import difflib
 import io
 import sys
 import traceback
@@ -10,6 +9,7 @@ from importlib import import_module
 from typing import TextIO
 
 from czsl_sac._version import __version__
+from czsl_sac.checks import suggestion
 
 __all__ = ["main"]
 
@@ -19,8 +19,11 @@ _COMMANDS = {
     "evaluate": "score a finished run on a split",
     "predict": "name the compositions that image files show",
     "report": "make a page about a finished run",
+    "compare": "show finished runs side by side",
+    "reproduce": "measure the paper's tables and figures",
     "split": "split your own images into training, validation and test",
     "check-data": "show what is in a data set and what is wrong with it",
+    "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
 }
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 2 a mistake in the request.
 
     Args:
-        arguments: Command and options; None takes them from the command line.
+        arguments: command and options; None takes them from the command line.
 
     Examples:
         >>> main(["--version"])
@@ -67,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"czsl-sac: error: {_sentence(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("czsl-sac: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how = f"; {stop}" if str(stop) else ""
+        print(f"czsl-sac: interrupted{how}", file=sys.stderr)
         return 130
 
 
@@ -81,9 +85,10 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"czsl-sac {__version__}")
         return 0
     if command not in _COMMANDS:
-        near = difflib.get_close_matches(command, _COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COMMANDS)}"
-        raise ValueError(f"unknown command {command!r}: {hint}")
+        hint = suggestion(command, _COMMANDS) or "choose one of them."
+        raise ValueError(
+            f"command is {command!r} but must be one of {', '.join(_COMMANDS)}: {hint}"
+        )
     run: Callable[[list[str]], int] = import_module(f"czsl_sac.cli.{command.replace('-', '_')}").run
     return run(rest)
 

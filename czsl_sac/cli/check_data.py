@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.schema import check_range
+from czsl_sac.data.words import counted, visible
 
 if TYPE_CHECKING:
-    from czsl_sac.data.checks.checks import CheckedData
+    from czsl_sac.data.checks.data import CheckedData
     from czsl_sac.data.listing import Problem
 
 
@@ -28,30 +29,31 @@ class CheckDataOptions:
     decode: bool = True
     """Decode every image; without, truncated images and near-duplicates stay unfound."""
     near_duplicates: int | None = 8
-    """Differing bits, of 64, up to which two images are near-duplicates; None: do not search."""
+    """Differing bits of the 64-bit difference hash up to which two images can be near-duplicates;
+    None: do not search."""
     examples: int = 3
     """Cases shown of each problem."""
     workers: int | None = None
     """Threads that read images; None takes one per core."""
 
     def __post_init__(self) -> None:
-        check_range(self, "near_duplicates", low=0, high=64)
-        check_range(self, "examples", low=0)
-        check_range(self, "workers", low=1)
+        check_range("near_duplicates", self.near_duplicates, low=0, high=64)
+        check_range("examples", self.examples, low=0)
+        check_range("workers", self.workers, low=1)
 
 
 def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options.
+        arguments: its options.
     """
     options = parse(arguments)
     if options is None:
         return 0
 
     from czsl_sac.cli.tables import data_table
-    from czsl_sac.data.checks.checks import check_data  # loads torch and pandas
+    from czsl_sac.data.checks.data import check_data  # loads what decodes images
 
     checked = check_data(
         options.data,
@@ -60,8 +62,13 @@ def run(arguments: list[str]) -> int:
         max_distance=options.near_duplicates,
         workers=options.workers,
     )
-    entries = checked.listing.entries
-    print(data_table(entries, checked.pairs) if checked.pairs else _unsplit(checked))
+    if not checked.listing.entries:
+        print(f"No image of {visible(options.data)} can be used.")
+    elif checked.pairs:
+        print(data_table(checked.listing.entries, checked.pairs))
+        print("\n".join(_chance(checked)))
+    else:
+        print(_unsplit(checked))
     for problem in checked.problems:
         print(f"\n{_paragraph(problem, options.examples)}")
     print(f"\n{_verdict(checked)}")
@@ -72,10 +79,10 @@ def parse(arguments: list[str]) -> CheckDataOptions | None:
     """Return the options; None if help was shown.
 
     Args:
-        arguments: Options of the command.
+        arguments: options of the command.
 
     Raises:
-        ValueError: If an option is unknown or has a value that does not fit.
+        ValueError: an option is unknown or has a value that does not fit.
     """
     return parse_options(CheckDataOptions, "check-data", arguments)
 
@@ -83,15 +90,50 @@ def parse(arguments: list[str]) -> CheckDataOptions | None:
 def _unsplit(checked: "CheckedData") -> str:
     entries = checked.listing.entries
     pairs = {entry.pair for entry in entries}
+    source = visible(checked.listing.source)
     return (
-        f"{len(entries)} images of {len(pairs)} compositions, without a split: "
-        f"make one with czsl-sac split {checked.listing.source}"
+        f"{counted(len(entries), 'image')} of {counted(len(pairs), 'composition')}, without a "
+        f"split: make one with czsl-sac split {source}"
     )
 
 
+def _chance(checked: "CheckedData") -> list[str]:
+    """Tell what random scores reach on validation and test, and where these are too small."""
+    from tabulate import tabulate
+
+    from czsl_sac.evaluation.chance import chance_row, small_sample_warnings  # loads torch
+
+    seen = set(checked.pairs["train"])
+    rows, remarks = [], []
+    for split in ("val", "test"):
+        images = [entry.pair for entry in checked.listing.entries if entry.split == split]
+        unseen = [pair for pair in images if pair not in seen]
+        if not seen or not unseen or len(unseen) == len(images):
+            continue  # a problem says so
+        seen_images, unseen_images = len(images) - len(unseen), len(unseen)
+        chance = chance_row(
+            seen_candidates=len(seen),
+            unseen_candidates=len({*checked.pairs[split]} - seen),
+            seen_images=seen_images,
+            unseen_images=unseen_images,
+        )
+        figures = (chance.seen, chance.unseen, chance.hm, chance.auc)
+        rows.append((split, *(100 * figure for figure in figures)))
+        small = small_sample_warnings(
+            unseen_compositions=len({*unseen}),
+            seen_images=seen_images,
+            unseen_images=unseen_images,
+        )
+        remarks += [f"{split}: {sentence}" for sentence in small]
+    if not rows:
+        return []
+    table = tabulate(rows, ("chance, in %", "S", "U", "HM", "AUC"), "simple", floatfmt=".2f")
+    return ["", table, *(["", *remarks] if remarks else [])]
+
+
 def _paragraph(problem: "Problem", examples: int) -> str:
-    lines = [f"{'ERROR' if problem.spoils else 'note'}: {len(problem.cases)} {problem.title}"]
-    lines += [f"  {case}" for case in problem.cases[:examples]]
+    lines = [f"{'ERROR' if problem.spoils else 'note'}: {problem.title} ({len(problem.cases)})"]
+    lines += [f"  {visible(case)}" for case in problem.cases[:examples]]
     if examples < len(problem.cases):
         lines.append(f"  and {len(problem.cases) - examples} more")
     return "\n".join([*lines, f"  {problem.remedy}"])
@@ -99,6 +141,9 @@ def _paragraph(problem: "Problem", examples: int) -> str:
 
 def _verdict(checked: "CheckedData") -> str:
     spoiling = sum(problem.spoils for problem in checked.problems)
-    notes = len(checked.problems) - spoiling
-    what = f"{spoiling} kinds of problem" if spoiling else "Nothing found that"
-    return f"{what} would spoil a result; {notes} notes."
+    found = (
+        counted(spoiling, "kind of problem", "kinds of problem") if spoiling else "Nothing found"
+    )
+    link = "" if spoiling else " that"
+    notes = counted(len(checked.problems) - spoiling, "note")
+    return f"{found}{link} would spoil a result; {notes}."

@@ -1,15 +1,15 @@
 """`czsl-sac evaluate`: score a finished run on a split, in the closed or the open world."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from czsl_sac.cli.options import parse_options
-from czsl_sac.cli.tables import result_table
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.cli.train import read_config
+from czsl_sac.methods.options import MethodOptions
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class EvaluateOptions:
     """Evaluate a run that czsl-sac train made.
 
     A memory bank that is updated on the stream starts from the training images and sees the split
-    in its fixed order; such results are transductive.
+    in its fixed order; such results are transductive. Of the method's options those that inference
+    alone reads may differ from the run's own.
     """
 
     run: tyro.conf.Positional[Path]
@@ -42,12 +43,9 @@ class EvaluateOptions:
     word_aliases: dict[str, str] = field(default_factory=dict)
     """Open world: what to look up in the file of word vectors instead of a name, in lower case:
     name word name word ..."""
-    bank: Literal["off", "train", "dynamic"] | None = None
-    """SAC: memory bank to predict with; None keeps the run's own."""
-    beta: float | None = None
-    """SAC: weight of the alignment's prediction (Eq. 12); None keeps the run's own."""
-    gamma: float | None = None
-    """SAC: weight of the bank's prediction (Eq. 12); None keeps the run's own."""
+    data_root: Path | None = None
+    """Where the data set is now; None: where it was when the run was trained."""
+    method: Annotated[MethodOptions, tyro.conf.arg(name="")] = field(default_factory=MethodOptions)
     json: Path | None = None
     """File to write the result to: metrics, curve, accuracy by attribute and by object, gap."""
 
@@ -56,21 +54,26 @@ def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options.
+        arguments: its options.
     """
     options = parse(arguments)
     if options is None:
         return 0
     _check_world(options)
 
-    given: dict[str, Any] = {name: getattr(options, name) for name in ("bank", "beta", "gamma")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    config = TrainConfig.load(options.run / "config.json").with_model(**changes)
+    config = read_config(options.run)
+    changes: dict[str, Any] = {
+        option.name: getattr(options.method, option.name)
+        for option in fields(options.method)
+        if getattr(options.method, option.name) != getattr(config.method, option.name)
+    }
 
-    from czsl_sac.files import save_json  # these load torch
+    from czsl_sac.cli.tables import result_table  # these load torch
+    from czsl_sac.files import save_json
     from czsl_sac.training.open_world import OpenWorld
-    from czsl_sac.training.run import evaluate
+    from czsl_sac.training.trained import TrainedRun, changed
 
+    changed(config, **changes)  # refuses before anything is loaded
     open_world = None
     if options.world == "open":
         open_world = OpenWorld(
@@ -79,26 +82,22 @@ def run(arguments: list[str]) -> int:
             threshold=options.threshold,
             aliases=options.word_aliases,
         )
-    result = evaluate(
-        options.run,
-        split=options.split,
-        protocol=options.protocol,
-        checkpoint=options.checkpoint,
-        open_world=open_world,
-        **changes,
+    run = TrainedRun.load(
+        options.run, checkpoint=options.checkpoint, data_root=options.data_root, **changes
     )
+    result = run.evaluate(split=options.split, protocol=options.protocol, open_world=open_world)
     if os.environ.get("RANK", "0") != "0":
         return 0
     scored = f"{options.split} split, {options.checkpoint} epoch"
-    print(result_table(result, config, scored))
+    print(result_table(result, run.config, scored))
     if options.json is not None:
         record = {
             "run": str(options.run),
             "dataset": config.data.dataset,
-            "method": config.model.method,
+            "method": config.method.name,
             "split": options.split,
             "checkpoint": options.checkpoint,
-            "transductive": config.is_transductive,
+            "transductive": run.config.method.is_transductive,
             "feasibility": options.feasibility if open_world else None,
             "feasibility_rule": options.feasibility_rule if open_world else None,
             **result.to_dict(details=True),
@@ -113,16 +112,22 @@ def _check_world(options: EvaluateOptions) -> None:
     for name in ("feasibility", "feasibility_rule", "threshold", "word_aliases"):
         if options.world == "closed" and getattr(options, name) != getattr(defaults, name):
             option = name.replace("_", "-")
-            raise ValueError(f"--{option} is of the open world: add --world open")
+            raise ValueError(f"--{option} is of the open world: add --world open.")
 
 
 def parse(arguments: list[str]) -> EvaluateOptions | None:
     """Return the options; None if help was shown.
 
     Args:
-        arguments: Options of the command.
+        arguments: options of the command.
 
     Raises:
-        ValueError: If an option is unknown or has a value that does not fit.
+        ValueError: an option is unknown or has a value that does not fit.
     """
-    return parse_options(EvaluateOptions, "evaluate", arguments)
+    # The run decides which options there are.
+    folders = [Path(a) for a in arguments if not a.startswith("-")]
+    run = next((path for path in folders if (path / "config.json").is_file()), None)
+    if run is None and folders and folders[0] == Path(arguments[0]):
+        run = folders[0]
+    default = None if run is None else EvaluateOptions(run, method=read_config(run).method)
+    return parse_options(EvaluateOptions, "evaluate", arguments, default=default)

@@ -12,7 +12,7 @@ from czsl_sac.cli.options import parse_options
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WORLD_SIZE")
 _REQUIRED = (
     *("torch", "torchvision", "openai-clip", "loralib", "numpy", "scipy", "pandas", "tabulate"),
-    *("pillow", "tqdm", "safetensors", "accelerate", "tyro"),
+    *("pillow", "tqdm", "safetensors", "accelerate", "filelock", "tyro", "jinja2"),
 )
 _OPTIONAL = ("triton", "matplotlib", "pyarrow", "open_clip_torch", "transformers", "setuptools")
 
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options; there are none but help.
+        arguments: its options; there are none but help.
     """
     if parse_options(InfoOptions, "info", arguments) is None:
         return 0

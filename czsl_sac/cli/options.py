@@ -1,14 +1,36 @@
-"""Options from a dataclass by tyro, with its boxed error messages told in one line."""
+"""Options from a dataclass by tyro; every mistake is one sentence."""
 
 import contextlib
 import io
+import operator
 import re
 from collections.abc import Iterator
-from typing import TypeVar
+from dataclasses import fields, is_dataclass
+from itertools import dropwhile, takewhile
+from typing import Any, TypeVar
 
 import tyro
 
+from czsl_sac.checks import suggestion
+from czsl_sac.methods.options import MethodOptions
+from czsl_sac.methods.registry import method_names, method_options
+
 _Options = TypeVar("_Options")
+
+_SYNONYMS = {
+    "learning-rate": "lr",
+    "out": "output",
+    "output-dir": "run-dir",
+    "data-dir": "data-root",
+    "root": "data-root",
+    "bs": "batch-size",
+    "workers": "num-workers",
+    "cls-weight": "class-weight",
+    "tokens": "token-choice",
+    "model": "method",
+    "topk": "top-k",
+}
+"""What other tools call an option."""
 
 
 def parse_options(
@@ -17,41 +39,45 @@ def parse_options(
     """Parse the options of a command; None after the help was asked for and shown.
 
     Args:
-        options: Dataclass of the options; its docstrings are the help.
-        command: Name of the command.
-        arguments: What follows the command.
-        default: Values of options left out; None takes the dataclass's own.
+        options: dataclass of the options; its docstrings are the help.
+        command: name of the command.
+        arguments: what follows the command.
+        default: values of options left out; None takes the dataclass's own.
 
     Raises:
-        ValueError: If an option is unknown, lacks its value, or has one that does not fit.
+        ValueError: an option is unknown, lacks its value, or has one that does not fit.
     """
-    with _one_line_errors(command):
+    with _one_sentence(command):
         try:
-            return tyro.cli(
+            parsed, unknown = tyro.cli(
                 options,
                 default=tyro.MISSING_NONPROP if default is None else default,
                 prog=f"czsl-sac {command}",
                 args=arguments,
                 config=(tyro.conf.OmitArgPrefixes,),
+                return_unknown_args=True,
             )
         except SystemExit as stop:
             if stop.code:
                 raise
             return None
+    if unknown:
+        raise ValueError(_unknown(unknown[0], command, default or options))
+    return parsed
 
 
 def peek_options(options: type[_Options], command: str, arguments: list[str]) -> _Options:
     """Parse a few options ahead of the others, which are ignored; `--help` is one of the others.
 
     Args:
-        options: Dataclass of these options.
-        command: Name of the command.
-        arguments: What follows the command.
+        options: dataclass of these options.
+        command: name of the command.
+        arguments: what follows the command.
 
     Raises:
-        ValueError: If one of these options lacks its value or has one that does not fit.
+        ValueError: one of these options lacks its value or has one that does not fit.
     """
-    with _one_line_errors(command):
+    with _one_sentence(command):
         parsed, _ = tyro.cli(
             options,
             prog=f"czsl-sac {command}",
@@ -62,31 +88,100 @@ def peek_options(options: type[_Options], command: str, arguments: list[str]) ->
         return parsed
 
 
+def option_names(options: Any) -> set[str]:
+    """Return the names of all options of a dataclass, those of its groups included.
+
+    Args:
+        options: the dataclass, or an instance, whose groups may be of derived classes.
+
+    Examples:
+        >>> from czsl_sac.training.config import TrainConfig
+        >>> {"lr", "lora-rank", "beta", "seed"} <= option_names(TrainConfig())
+        True
+    """
+    names = set()
+    for field in fields(options):
+        value = getattr(options, field.name, None)
+        if is_dataclass(value):
+            names |= option_names(value)
+        else:
+            names.add(field.name.replace("_", "-"))
+    return names
+
+
+def given_options(arguments: list[str]) -> list[str]:
+    """Return the names of the options that were given, with underscores.
+
+    Args:
+        arguments: what follows the command.
+
+    Examples:
+        >>> given_options(["--lr=1", "--no-condense", "x"])
+        ['lr', 'condense']
+    """
+    flags = [a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")]
+    return [name.removeprefix("no_") for name in flags]
+
+
+def _unknown(argument: str, command: str, options: Any) -> str:
+    """The sentence about an argument that no option takes."""
+    known, method = option_names(options), _method(options)
+    more = f"(czsl-sac {command} --help lists the options)"
+    if not argument.startswith("--"):
+        return (
+            f"{argument!r} belongs to no option but every value must follow one: remove it. {more}"
+        )
+    name = argument[2:].partition("=")[0].replace("_", "-")
+    owners = _owners(name.removeprefix("no-"))
+    if owners and method:
+        return (
+            f"--{name} is an option of {', '.join(owners)}, {method} has none: leave it out, or "
+            f"choose --method {owners[0]}. {more}"
+        )
+    synonym = _SYNONYMS.get(name)
+    if synonym in known:
+        return f"--{name} is unknown: did you mean --{synonym}? {more}"
+    near = suggestion(name, known).replace("did you mean ", "did you mean --")
+    return f"--{name} is unknown: {near or 'it is no option of this command.'} {more}"
+
+
+def _method(options: Any) -> str:
+    """The name of the method whose options are among these; empty if there is none."""
+    for field in fields(options):
+        value = getattr(options, field.name, None)
+        if isinstance(value, MethodOptions):
+            return value.name
+        if is_dataclass(value) and _method(value):
+            return _method(value)
+    return ""
+
+
+def _owners(name: str) -> list[str]:
+    """The installed methods that have an option of this name."""
+    found = []
+    for method in method_names():
+        with contextlib.suppress(ValueError):  # another package's that cannot be imported
+            if name.replace("-", "_") in {f.name for f in fields(method_options(method))}:
+                found.append(method)
+    return found
+
+
 @contextlib.contextmanager
-def _one_line_errors(command: str) -> Iterator[None]:
+def _one_sentence(command: str) -> Iterator[None]:
+    """Tell in one sentence what tyro tells in a box."""
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
             yield
     except SystemExit:
-        message = _sentence(box.getvalue())
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())
+        rows = [row.strip(" │|+-─╭╮╰╯") for row in plain.splitlines()[1:]]
+        # Options are flat on the command line, so the group that holds the faulty one says nothing.
+        message = re.sub(r"^Error parsing [\w.]+: ", "", " ".join(_first_block(rows)))
         raise ValueError(f"{message} (czsl-sac {command} --help lists the options)") from None
 
 
-def _sentence(box: str) -> str:
-    """What a box of tyro says: its first block of text, and the options it suggests."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # colours, on a terminal
-    rows = [row.strip(" │") for row in plain.splitlines()]
-    # The title is the box's upper edge; lines within the box part its blocks of text.
-    blocks = "\n".join(rows[1:]).strip("\n─-╰╯ ")
-    first, *others = re.split(r"\n[─-]{3,}\n", blocks)
-    message = " ".join(first.split()).rstrip(".")
-    # Options are flat on the command line, so the group that held the faulty one says nothing.
-    message = re.sub(r"^Error parsing [\w.]*config[\w.]*: ", "", message)
-    near = [
-        option
-        for block in others
-        if block.startswith("Perhaps you meant:")
-        for option in re.findall(r"^--[\w-]+", block, flags=re.MULTILINE)
-    ]
-    return f"{message}; did you mean {' or '.join(dict.fromkeys(near))}?" if near else message
+def _first_block(rows: list[str]) -> Iterator[str]:
+    """The first block of text of a box: what follows a rule is tyro's advice."""
+    # Without Unicode a rule parts the title from it.
+    return takewhile(bool, dropwhile(operator.not_, rows))

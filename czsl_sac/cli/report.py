@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
 
 
@@ -25,31 +26,34 @@ class ReportOptions:
     """Best epoch by validation AUC, or the last."""
     baseline: Path | None = None
     """Folder of a run to compare with; None takes zero-shot CLIP of the same backbone."""
+    data_root: Path | None = None
+    """Where the data set is now; None: where it was when the run was trained."""
     examples: int = 6
     """Images shown of each kind."""
     output: Path | None = None
     """File to write; None takes report.html in the folder of the run."""
 
     def __post_init__(self) -> None:
-        if self.examples < 0:
-            raise ValueError(f"examples must be at least 0, got {self.examples}")
+        check_range("examples", self.examples, low=0)
         if self.output is not None and self.output.is_dir():
-            raise ValueError(f"output is the folder {self.output} but must be a file")
+            raise ValueError(
+                f"output is the folder {self.output} but must be a file: add a name to it."
+            )
 
 
 def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options.
+        arguments: its options.
     """
-    options = parse(arguments)
+    options = parse_options(ReportOptions, "report", arguments)
     if options is None:
         return 0
 
     from czsl_sac.files import write_atomically
-    from czsl_sac.predict.pictures import require_matplotlib
-    from czsl_sac.report.page import render  # loads torch, as do the following
+    from czsl_sac.pictures import require_matplotlib
+    from czsl_sac.report.run_page import render  # loads torch, as do the following
     from czsl_sac.report.run_report import collect_report
 
     require_matplotlib("the report's plots")
@@ -59,21 +63,10 @@ def run(arguments: list[str]) -> int:
         checkpoint=options.checkpoint,
         baseline=options.baseline,
         examples=options.examples,
+        data_root=options.data_root,
     )
     page = render(report)
     path = options.output or options.run / "report.html"
     write_atomically(path, lambda temporary: temporary.write_text(page, "utf-8"))
     print(path)
     return 0
-
-
-def parse(arguments: list[str]) -> ReportOptions | None:
-    """Return the options; None if help was shown.
-
-    Args:
-        arguments: Options of the command.
-
-    Raises:
-        ValueError: If an option is unknown or has a value that does not fit.
-    """
-    return parse_options(ReportOptions, "report", arguments)

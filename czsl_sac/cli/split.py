@@ -6,8 +6,9 @@ from typing import Literal
 
 import tyro
 
+from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.schema import check_range
+from czsl_sac.data.words import visible
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class SplitOptions:
     data: tyro.conf.Positional[Path]
     """Folder of folders attribute_object with images, or CSV or Parquet table with the columns
     image, attribute and object."""
-    out: Path | None = None
+    output: Path | None = None
     """CSV table to write; None means split.csv in the folder, or beside the table."""
     seed: int = 0
     """Seed that decides the split."""
@@ -34,55 +35,57 @@ class SplitOptions:
     seen_test: float = 0.15
     """Images of each seen composition that go to test, as a share."""
     near_duplicates: int | None = 8
-    """Differing bits of the 64-bit difference hash up to which images stay on one side; None: do
-    not compare images."""
+    """Differing bits of the 64-bit difference hash up to which images that look alike stay on one
+    side; None: do not compare images."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A missing or damaged image: stop with its path, or leave it out."""
     overwrite: bool = False
     """Replace the table if it is there."""
 
     def __post_init__(self) -> None:
-        check_range(self, "seed", low=0)
-        check_range(self, "near_duplicates", low=0, high=64)
+        check_range("seed", self.seed, low=0)
+        check_range("near_duplicates", self.near_duplicates, low=0, high=64)
 
 
 def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options.
+        arguments: its options.
     """
     options = parse(arguments)
     if options is None:
         return 0
 
     from czsl_sac.cli.tables import data_table
-    from czsl_sac.data.listing import SPLIT_TABLE, read_listing
-    from czsl_sac.data.splitting.natural_split import SplitShares
-    from czsl_sac.data.splitting.splitting import split_listing, split_table
-    from czsl_sac.files import write_atomically
+    from czsl_sac.data.sources.read import SPLIT_TABLE, read_listing
+    from czsl_sac.data.splitting.listing import split_listing, write_split
+    from czsl_sac.data.splitting.natural import SplitShares
 
     folder = options.data if options.data.is_dir() else options.data.parent
-    out = options.out or folder / SPLIT_TABLE
-    if out.suffix.lower() != ".csv":
-        raise ValueError(f"out must end in .csv, got {out}")
-    if out.exists() and not options.overwrite:
-        raise FileExistsError(f"{out} is already there: pass --overwrite to replace it, or --out")
+    output = options.output or folder / SPLIT_TABLE
+    told = visible(output)
+    if output.suffix.lower() != ".csv":
+        raise ValueError(f"output is {told} but must end in .csv: name a table.")
+    listing = read_listing(options.data, use_split=False)
+    if output.exists() and not options.overwrite:
+        raise FileExistsError(
+            f"{told} is already there: pass --overwrite to replace it, or another --output"
+        )
     made = split_listing(
-        read_listing(options.data, use_split=False),
+        listing,
         SplitShares(options.unseen_val, options.unseen_test, options.seen_val, options.seen_test),
         seed=options.seed,
         max_distance=options.near_duplicates,
         on_bad_image=options.on_bad_image,
     )
-    table = split_table(made.listing, out.parent)
-    write_atomically(out, lambda path: table.to_csv(path, index=False))
+    write_split(made, output)
     print(f"{data_table(made.listing.entries, made.listing.pairs)}\n")
     for line in made.remarks():
         print(line)
     print(
-        f"Wrote {out}. To train on it: "
-        f"czsl-sac train --preset fruit-ripeness --dataset files --data-root {out}"
+        f"Wrote {told}. To train on it: "
+        f"czsl-sac train --preset fruit-ripeness --dataset files --data-root {told}"
     )
     return 0
 
@@ -91,9 +94,9 @@ def parse(arguments: list[str]) -> SplitOptions | None:
     """Return the options; None if help was shown.
 
     Args:
-        arguments: Options of the command.
+        arguments: options of the command.
 
     Raises:
-        ValueError: If an option is unknown or has a value that does not fit.
+        ValueError: an option is unknown or has a value that does not fit.
     """
     return parse_options(SplitOptions, "split", arguments)

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.data.words import counted
 
 if TYPE_CHECKING:
     from czsl_sac.data.listing import Entry
     from czsl_sac.data.protocol import SplitName
     from czsl_sac.evaluation import CZSLResult
     from czsl_sac.space import Pair
+    from czsl_sac.training.config import TrainConfig
 
-_TIES_WORTH_A_NOTE = 0.005
 _GAP_NAMES = {
     "class_token": "class token",
     "aligned": "what the alignment compares",
@@ -21,13 +21,13 @@ _GAP_NAMES = {
 }
 
 
-def result_table(result: "CZSLResult", config: TrainConfig, scored: str) -> str:
+def result_table(result: "CZSLResult", config: "TrainConfig", scored: str) -> str:
     """Return a heading, the one-row table of a result in percent, and notes on it.
 
     Args:
-        result: Seen-unseen metrics; its table names the protocol.
-        config: Configuration of the run.
-        scored: What was scored: split and checkpoint.
+        result: seen-unseen metrics; its table names the protocol.
+        config: configuration of the run.
+        scored: what was scored: split and checkpoint.
     """
     lines = [f"{scored}, {result.world} world, in percent:", "", result.table(), ""]
     lines += [
@@ -42,13 +42,8 @@ def result_table(result: "CZSLResult", config: TrainConfig, scored: str) -> str:
         )
     elif result.world == "open":
         lines.append(f"All {result.candidates:,} compositions count as feasible.")
-    if result.protocol == "legacy" and result.ties > _TIES_WORTH_A_NOTE:
-        lines.append(
-            f"Ties: at its bias of 1000 the legacy protocol resolves steps of 6e-5 in float32; in "
-            f"{100 * result.ties:.1f} % of the images the label ties with a rival, and the order "
-            "of the columns decides. The exact protocol has no such limit."
-        )
-    if config.is_transductive:
+    lines += result.notes()
+    if config.method.is_transductive:
         lines.append("The memory bank was updated on these images: a transductive result.")
     return "\n".join(lines)
 
@@ -71,7 +66,7 @@ def data_table(entries: "Sequence[Entry]", pairs: "Mapping[SplitName, Collection
     attributes, objects = ({pair[place] for pair in every} for place in (0, 1))
     headers = ("split", "seen compositions", "their images", "unseen compositions", "their images")
     size = (
-        f"{len(entries)} images, {len(attributes)} attributes × {len(objects)} objects, "
-        f"{len(every)} compositions"
+        f"{counted(len(entries), 'image')}, {counted(len(attributes), 'attribute')} × "
+        f"{counted(len(objects), 'object')}, {counted(len(every), 'composition')}"
     )
     return f"{size}\n\n{tabulate(rows, headers, tablefmt='simple')}"

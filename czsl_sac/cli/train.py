@@ -1,30 +1,30 @@
 """`czsl-sac train`: start a run from a preset, or continue one."""
 
-import difflib
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any
 
 import tyro
 
-from czsl_sac.cli.options import parse_options, peek_options
-from czsl_sac.cli.tables import result_table
-from czsl_sac.training.presets import PRESETS, MethodName, PresetName, TrainConfig, preset_for
+from czsl_sac.cli.options import given_options, parse_options, peek_options
+from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.presets import PresetName, preset_for
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """Train a method. Preset and method set every option; the options given change it.
 
-    The run folder receives the configuration, the metrics as JSON lines, and two checkpoints:
+    The run folder receives the record of the run, the metrics as JSON lines, and two checkpoints:
     last, and best by validation AUC.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     preset: PresetName = "scenes"
     """Data set whose settings, for the method, are the defaults shown here."""
+    method: str = "sac"
+    """Method to train, by name or MODULE:CLASS; it decides which options there are."""
     run_dir: Path | None = None
     """Folder of the run; None makes a new one under runs/."""
     resume: bool = False
@@ -33,10 +33,10 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class _Start:
-    """The options that decide the default of every other."""
+    """The options that decide which others there are, and their defaults."""
 
     preset: str | None = None
-    method: str = "sac"
+    method: str | None = None
     run_dir: Path | None = None
     resume: bool = False
 
@@ -45,23 +45,35 @@ def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options.
+        arguments: its options.
     """
     options = parse(arguments)
     if options is None:
         return 0
-    config = options.config
     if options.run_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("several processes write to one run folder: name it with --run-dir DIR")
-    stamp = f"{config.data.dataset}-{config.model.method}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = options.run_dir or Path("runs") / stamp
+        raise ValueError(
+            "run_dir is None but must be named, since several processes write to it: "
+            "add --run-dir DIR."
+        )
 
-    from czsl_sac.training.run import train  # loads torch
+    from czsl_sac.cli.tables import result_table  # these load torch
+    from czsl_sac.run import new_run_dir
+    from czsl_sac.training.run import train
 
-    summary = train(config, run_dir, resume=options.resume)
+    run_dir = options.run_dir or new_run_dir(options.config)
+    try:
+        summary = train(options.config, run_dir, resume=options.resume)
+    except KeyboardInterrupt:
+        if (run_dir / "config.json").is_file():
+            raise KeyboardInterrupt(
+                f"to continue: czsl-sac train --resume --run-dir {run_dir}"
+            ) from None
+        raise
     if os.environ.get("RANK", "0") == "0":
-        print(result_table(summary.test, config, "test split, best epoch"))
-        print(f"{summary.seconds:.0f} s; to score the run again: czsl-sac evaluate {run_dir}")
+        scored = "best epoch" if summary.records else "untrained"
+        print(result_table(summary.test, summary.config, f"test split, {scored}"))
+        done = f"{summary.seconds:.0f} s" if summary.trained else "the run had ended before"
+        print(f"{done}; to score the run again: czsl-sac evaluate {run_dir}")
     return 0
 
 
@@ -69,31 +81,60 @@ def parse(arguments: list[str]) -> TrainOptions | None:
     """Return the options on top of their preset or resumed run; None if help was shown.
 
     Args:
-        arguments: Options of the command.
+        arguments: options of the command.
 
     Raises:
-        ValueError: If an option is unknown, out of range, or contradicts another.
-        FileNotFoundError: If the run to resume is not there.
+        ValueError: an option is unknown, out of range, contradicts another, or is read by nothing.
+        FileNotFoundError: the run to resume is not there.
     """
-    start = peek_options(_Start, "train", arguments)
-    return parse_options(TrainOptions, "train", arguments, default=_defaults(start))
+    default = _defaults(peek_options(_Start, "train", arguments))
+    options = parse_options(TrainOptions, "train", arguments, default=default)
+    if options is not None:
+        unread = options.config.unread()
+        for name in given_options(arguments):
+            if name in unread:
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"--{option} is given but {unread[name]}, so that nothing reads it: leave it "
+                    "out, or change that."
+                )
+    return options
 
 
 def _defaults(start: _Start) -> TrainOptions:
     if not start.resume:
-        name = start.preset or "scenes"
-        if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PRESETS)}"
-            raise ValueError(f"unknown preset {name!r}: {hint}")
-        # The parser of all options says what is wrong with an unknown method.
-        method = start.method if start.method in get_args(MethodName) else "sac"
-        config = preset_for(cast(PresetName, name), cast(MethodName, method))
-        return TrainOptions(config, preset=cast(PresetName, name))
+        name: Any = start.preset or "scenes"
+        method = start.method or "sac"
+        return TrainOptions(preset_for(name, method), preset=name, method=method)
     if start.preset:
         raise ValueError(
-            "--resume continues with the run's own configuration, so --preset cannot be given too"
+            f"--preset is {start.preset} but must not be given with --resume, which goes on with "
+            "the run's own configuration: leave it out."
         )
     if start.run_dir is None:
-        raise ValueError("--resume needs the folder of the run to continue: add --run-dir DIR")
-    return TrainOptions(TrainConfig.load(start.run_dir / "config.json"))
+        raise ValueError(
+            "--run-dir is missing but --resume must have the folder of the run to continue: "
+            "add --run-dir DIR."
+        )
+    config = read_config(start.run_dir)
+    if start.method not in (None, config.method.name, config.method.implementation):
+        raise ValueError(
+            f"--method is {start.method} but must be {config.method.name}, as the run in "
+            f"{start.run_dir} was begun: leave it out, or begin another run."
+        )
+    return TrainOptions(config, method=start.method or config.method.name)
+
+
+def read_config(run_dir: Path) -> TrainConfig:
+    """Return the configuration of a run, without loading torch.
+
+    Args:
+        run_dir: its folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: its record is damaged, or of another version.
+    """
+    from czsl_sac.training.run_folder import RunFolder
+
+    return RunFolder(run_dir).read_record().config

@@ -1,9 +1,12 @@
 """How large a data set is, in the terms of the paper's Tab. 7."""
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from czsl_sac.data.protocol import SplitName
-from czsl_sac.space import Pair
+
+if TYPE_CHECKING:
+    from czsl_sac.space import Pair
 
 __all__ = ["TAB7_COUNTS", "count_data", "differences_from_tab7"]
 
@@ -36,7 +39,7 @@ it is the other way round, and so here.
 
 
 def count_data(
-    pairs: Mapping[SplitName, Collection[Pair]], images: Mapping[SplitName, int]
+    pairs: "Mapping[SplitName, Collection[Pair]]", images: Mapping[SplitName, int]
 ) -> dict[str, int]:
     """Return the counts that Tab. 7 gives, by its headings.
 

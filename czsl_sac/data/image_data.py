@@ -2,88 +2,93 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
+from czsl_sac.checks import check_choice
 from czsl_sac.data.counts import count_data
 from czsl_sac.data.images import ImageDataset, image_transform
-from czsl_sac.data.listing import some
-from czsl_sac.data.protocol import SplitName
+from czsl_sac.data.listing import Entry, Listing
+from czsl_sac.data.names import refuse_read_alike
+from czsl_sac.data.protocol import SPLITS, SplitName
+from czsl_sac.data.reading import Exif, OnBadImage
 from czsl_sac.data.scan import scan_images
-from czsl_sac.space import CompositionSpace, Pair
+from czsl_sac.data.sources.paths import outside
+from czsl_sac.data.words import some, visible
+from czsl_sac.space import CompositionSpace
 
-__all__ = ["ImageData", "OnBadImage"]
-
-OnBadImage = Literal["stop", "skip"]
+__all__ = ["ImageData"]
 
 
 class ImageData:
     """Images on disk, each with a composition and a split.
 
     Args:
+        listing: the images, and the compositions of each split; those of `"train"` are seen.
         name: for printouts.
-        source: the file that lists the images, for messages.
-        folder: what the images' paths are relative to.
-        pairs: compositions of each split; those of `"train"` are seen.
-        records: path and composition of each image, by split.
         image_size: height and width after cropping; take the backbone's.
         mean: subtracted from each colour of an image in [0, 1]; take the backbone's.
         std: what each colour is divided by afterwards; take the backbone's.
         on_bad_image: `"stop"`: reading a missing or damaged image is an error. `"skip"`: every
             image is opened now, and the bad ones are left out of their split.
+        exif: turn photographs as their EXIF orientation says, or leave the pixels as stored.
 
     Attributes:
         name: as given.
-        folder: as given.
-        pairs: as given.
+        source: the file that lists the images.
+        folder: what the images' paths are relative to.
+        pairs: compositions of each split.
         space: the closed world: sorted union of all compositions, those of training seen.
         records: `(path below folder, index into space.pairs)` by split.
         skipped: reason for each path that was left out.
+        exif: as given.
 
     Raises:
-        ValueError: a split has no image, validation or test none of a seen or of an unseen
-            composition, or a split one of a composition that is not its own.
+        ValueError: the listing has a fault, two names end in the same prompt, a split has no
+            image, validation or test none of a seen or of an unseen composition, or a split one of
+            a composition that is not its own.
 
     Warns:
-        UserWarning: images are left out; the message counts them and names the first.
+        UserWarning: images are left out, or lie outside the folder; the message counts them and
+            names the first.
     """
 
     def __init__(
         self,
+        listing: Listing,
         *,
         name: str,
-        source: Path,
-        folder: Path,
-        pairs: Mapping[SplitName, Sequence[Pair]],
-        records: Mapping[SplitName, Sequence[tuple[str, Pair]]],
         image_size: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         on_bad_image: OnBadImage = "stop",
+        exif: Exif = "follow",
     ) -> None:
+        check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
+        check_choice("exif", exif, get_args(Exif))
+        listing.require_sound()
         self.name = name
-        self.source = source
-        self.folder = folder
-        self.pairs = pairs
-        self.space = CompositionSpace.closed_world(*(pairs[split] for split in get_args(SplitName)))
+        self.source = listing.source
+        self.folder = listing.folder
+        self.pairs = listing.pairs
+        self.exif: Exif = exif
         self._look = (image_size, mean, std)
-        self.skipped: dict[str, str] = {}
-        if on_bad_image == "skip":
-            paths = [path for items in records.values() for path, _ in items]
-            self.skipped = {
-                found.path: found.problem
-                for found in scan_images(folder, paths, hashes=False)
-                if found.problem
-            }
-            self._tell_skipped(len(paths))
+        paths = [entry.image for entry in listing.entries]
+        self._warn_of_outside(outside(paths))
+        self.skipped = self._bad_images(paths) if on_bad_image == "skip" else {}
+        items = {
+            split: [e for e in listing.entries if e.split == split and e.image not in self.skipped]
+            for split in SPLITS
+        }
+        self._check_items(items)
+        refuse_read_alike((pair for own in self.pairs.values() for pair in own), listing.source)
+        self.space = CompositionSpace.closed_world(*(self.pairs[split] for split in SPLITS))
         columns = {pair: column for column, pair in enumerate(self.space.pairs)}
-        self.records: dict[str, list[tuple[str, int]]] = {}
-        for split in get_args(SplitName):
-            items = [item for item in records[split] if item[0] not in self.skipped]
-            _check_items(split, items, pairs, source)
-            self.records[split] = [(path, columns[pair]) for path, pair in items]
+        self.records: dict[SplitName, list[tuple[str, int]]] = {
+            split: [(entry.image, columns[entry.pair]) for entry in items[split]]
+            for split in SPLITS
+        }
 
     def split(self, name: SplitName, *, augment: bool = False) -> ImageDataset:
         """Return the items of a split.
@@ -95,64 +100,71 @@ class ImageData:
         Raises:
             ValueError: there is no such split.
         """
-        self._check_name(name)
+        check_choice("name", name, SPLITS)
         transform = image_transform(*self._look, augment=augment)
-        return ImageDataset(self.folder, self.records[name], transform)
+        return ImageDataset(self.folder, self.records[name], transform, exif=self.exif)
 
     def candidates(self, name: SplitName) -> Tensor:
         """Return the compositions of a split or of the training split, `[C]` bool.
 
+        Args:
+            name: `"train"`, `"val"` or `"test"`.
+
         Raises:
             ValueError: there is no such split.
         """
-        self._check_name(name)
+        check_choice("name", name, SPLITS)
         return self.space.mask(self.pairs[name]) | self.space.seen_mask
 
     def counts(self) -> dict[str, int]:
         """Return the counts that the paper's Tab. 7 gives, by its headings."""
-        images = {split: len(self.records[split]) for split in get_args(SplitName)}
-        return count_data(self.pairs, images)
+        return count_data(self.pairs, {split: len(self.records[split]) for split in SPLITS})
 
-    def _tell_skipped(self, total: int) -> None:
-        if self.skipped:
-            reasons = [f"{path} ({reason})" for path, reason in self.skipped.items()]
+    def _bad_images(self, paths: Sequence[str]) -> dict[str, str]:
+        facts = scan_images(self.folder, paths, hashes=False)
+        bad = {fact.path: fact.problem for fact in facts if fact.problem}
+        if bad:
+            reasons = [f"{path} ({reason})" for path, reason in bad.items()]
             warnings.warn(
-                f"{len(self.skipped)} of {total} images of {self.source} cannot be read and are "
-                f"left out, evaluation included: {some(reasons)}",
+                f"{len(bad)} of {len(paths)} images of {visible(self.source)} cannot be read and "
+                f"are left out, evaluation included: {some(reasons)}",
+                stacklevel=4,
+            )
+        return bad
+
+    def _warn_of_outside(self, paths: Sequence[str]) -> None:
+        if paths:
+            warnings.warn(
+                f"images of {visible(self.source)} outside its folder are read ({len(paths)}): "
+                f"{some(paths)}",
                 stacklevel=4,
             )
 
-    def _check_name(self, name: str) -> None:
-        if name not in self.pairs:
-            raise ValueError(f"name is {name!r} but must be 'train', 'val' or 'test'.")
+    def _check_items(self, items: Mapping[SplitName, Sequence[Entry]]) -> None:
+        source, seen = visible(self.source), set(self.pairs["train"])
+        for split, own in items.items():
+            if not own:
+                raise ValueError(
+                    f"{source} has no {split} image whose composition is one of the data set's: "
+                    "training, choosing the best epoch and testing need some each; czsl-sac split "
+                    "makes all three splits."
+                )
+        for split, own in items.items():
+            for kind, wanted in (("a seen", True), ("an unseen", False)):
+                if split != "train" and not any((item.pair in seen) == wanted for item in own):
+                    raise ValueError(
+                        f"{source} has no {split} image of {kind} composition, and the metrics "
+                        "need some of both kinds: czsl-sac split makes such a split."
+                    )
+            allowed = seen.union(self.pairs[split])
+            foreign = [f"{e.image} ({' '.join(e.pair)})" for e in own if e.pair not in allowed]
+            if foreign:
+                raise ValueError(
+                    f"{source} has images in the {split} split whose composition is neither one of "
+                    f"that split nor seen in training ({len(foreign)}): {some(foreign)}. No "
+                    "prediction of them could be right; correct the split of these images or the "
+                    "list of compositions."
+                )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.source)!r}, name={self.name!r})"
-
-
-def _check_items(
-    split: SplitName,
-    items: Sequence[tuple[str, Pair]],
-    pairs: Mapping[SplitName, Sequence[Pair]],
-    source: Path,
-) -> None:
-    if not items:
-        raise ValueError(
-            f"{source} has no {split} image whose composition is one of the data set's: "
-            "images and compositions must belong together."
-        )
-    seen = set(pairs["train"])
-    for kind, wanted in (("seen", True), ("unseen", False)):
-        if split != "train" and not any((pair in seen) == wanted for _, pair in items):
-            raise ValueError(
-                f"{source} has no {split} image of {'a' if wanted else 'an'} {kind} composition, "
-                "and the metrics need some of both kinds: czsl-sac split makes such a split."
-            )
-    own = seen.union(pairs[split])
-    foreign = [f"{path} ({' '.join(pair)})" for path, pair in items if pair not in own]
-    if foreign:
-        raise ValueError(
-            f"{source} puts {len(foreign)} images into the {split} split whose composition is "
-            f"neither one of that split nor seen in training: {some(foreign)}. No prediction of "
-            "them could be right; correct the split of these images or the list of compositions."
-        )

@@ -1,52 +1,23 @@
-"""Images from files: reading, the published methods' transforms, and the items of a split."""
+"""The items of a split of image files, and the published methods' transforms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import transforms
 
-__all__ = ["ImageDataset", "UnreadableImageError", "image_transform", "read_image"]
+from czsl_sac.data.reading import Exif, UnreadableImageError, read_image
 
+if TYPE_CHECKING:
+    from torchvision import transforms
 
-class UnreadableImageError(ValueError):
-    """An image file is missing or damaged; the message has its path and the reason."""
-
-
-def read_image(path: Path) -> Image.Image:
-    """Return an image file as RGB, all of it decoded.
-
-    Args:
-        path: the file, of any format that Pillow reads, whatever its suffix.
-
-    Raises:
-        UnreadableImageError: the file is missing, cut short, or no image.
-
-    Examples:
-        >>> read_image(Path("nowhere/apple.jpg"))
-        Traceback (most recent call last):
-            ...
-        czsl_sac.data.images.UnreadableImageError: nowhere/apple.jpg is missing
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UnreadableImageError(f"{path} is missing{_renamed(path)}") from None
-    except Exception as error:  # a damaged file makes Pillow's decoders raise many types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImageError(f"{path} is no readable image ({reason})") from error
-
-
-def _renamed(path: Path) -> str:
-    """What is known of a missing file: MIT-States comes with spaces in its folders' names."""
-    spaced = path.parent.with_name(path.parent.name.replace("_", " "))
-    if spaced != path.parent and (spaced / path.name).is_file():
-        return f", but stands in {spaced}: write the folder's name with underscores"
-    return ""
+__all__ = ["EvaluationTransform", "ImageDataset", "image_transform"]
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -55,18 +26,25 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     Args:
         folder: what the paths are relative to.
         records: path and target of each item.
-        transform: from an RGB image to a tensor.
+        transform: from an RGB image to a tensor; its `repr` says all that it does.
+        exif: turn photographs as their EXIF orientation says, or leave the pixels as stored.
 
     Raises:
         UnreadableImageError: on access, if a file is missing or damaged; the message has its path.
     """
 
     def __init__(
-        self, folder: Path, records: Sequence[tuple[str, int]], transform: transforms.Compose
+        self,
+        folder: Path,
+        records: Sequence[tuple[str, int]],
+        transform: Callable[[Image.Image], Tensor],
+        *,
+        exif: Exif = "follow",
     ) -> None:
         self.folder = folder
         self.records = records
         self.transform = transform
+        self.exif = exif
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,26 +52,74 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, target = self.records[index]
         try:
-            pixels: Tensor = self.transform(read_image(self.folder / path))
+            return self.transform(read_image(self.folder / path, exif=self.exif)), target
         except UnreadableImageError as error:
             raise UnreadableImageError(
                 f"{error}. czsl-sac check-data names every such image; "
                 "--on-bad-image skip trains without them."
             ) from error
-        return pixels, target
 
     def fingerprint(self) -> str:
-        """Names all that decides the items: files by path, size and time, targets, transform.
+        """Return a name of all that decides the items: files, targets, transform, orientation.
 
-        Features that are cached on disk are known again by it. A missing file counts as empty.
+        Files go by path, size and time; a missing one counts as empty. Features that are cached on
+        disk are known again by it.
         """
-        digest = sha256(repr(self.transform).encode())
+        digest = sha256(f"{self.transform!r} {self.exif}".encode())
         for path, target in self.records:
             file = self.folder / path
             found = file.stat() if file.is_file() else None
             state = (found.st_size, found.st_mtime_ns) if found else None
-            digest.update(f"{file.resolve()} {state} {target}\n".encode())
+            digest.update(f"{file.resolve()} {state} {target}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def identity(self) -> str:
+        """Return a checksum of the images and labels: paths below the folder, sizes, targets."""
+        digest = sha256()
+        for path, target in self.records:
+            file = self.folder / path
+            size = file.stat().st_size if file.is_file() else None
+            digest.update(f"{path} {size} {target}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The published methods' transform of an RGB image, without augmentation.
+
+    Resize the shorter side (bicubic), crop the centre, scale to [0, 1], normalise. It is
+    torchvision's, to the last bit, without torchvision, whose import takes seconds.
+
+    Args:
+        image_size: height and width of the result.
+        mean: subtracted from each colour in [0, 1].
+        std: divides each colour afterwards.
+
+    Examples:
+        >>> transform = EvaluationTransform(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        >>> transform(Image.new("RGB", (300, 260))).shape
+        torch.Size([3, 224, 224])
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the image as a tensor `[3, image_size, image_size]`.
+
+        Args:
+            image: of any size.
+        """
+        size, shorter = self.image_size, min(image.size)
+        if shorter != size:
+            width, height = (size * side // shorter for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (round((side - size) / 2) for side in image.size)
+        cropped = np.array(image.crop((left, top, left + size, top + size)))
+        pixels = torch.from_numpy(cropped).permute(2, 0, 1).contiguous().div(255)
+        mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
+        return (pixels - mean) / std
 
 
 def image_transform(
@@ -102,7 +128,7 @@ def image_transform(
     std: tuple[float, float, float],
     *,
     augment: bool = False,
-) -> transforms.Compose:
+) -> "EvaluationTransform | transforms.Compose":
     """Return the published methods' transform of an RGB image to a normalised tensor.
 
     Resize the shorter side (bicubic), crop the centre; with `augment` also mirror, tilt
@@ -113,20 +139,19 @@ def image_transform(
         mean: subtracted from each colour in [0, 1].
         std: divides each colour afterwards.
         augment: for training.
-
-    Examples:
-        >>> transform = image_transform(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        >>> transform(Image.new("RGB", (300, 260))).shape
-        torch.Size([3, 224, 224])
     """
-    size = [
-        transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
-        transforms.CenterCrop(image_size),
-    ]
-    random = [
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomPerspective(),
-        transforms.RandomRotation(5),
-    ]
-    last = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-    return transforms.Compose([*size, *(random if augment else []), *last])
+    if not augment:
+        return EvaluationTransform(image_size, mean, std)
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [
+            transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(image_size),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomPerspective(),
+            transforms.RandomRotation(5),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )

@@ -1,21 +1,28 @@
 """What a data set offers to training and evaluation."""
 
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
-from torch import Tensor
-from torch.utils.data import Dataset
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import Dataset
 
-from czsl_sac.space import CompositionSpace
+    from czsl_sac.space import CompositionSpace
+
+__all__ = ["SPLITS", "CZSLData", "HasMasks", "SplitName"]
 
 SplitName = Literal["train", "val", "test"]
+
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+"""Names of the splits, in order."""
 
 
 class CZSLData(Protocol):
     """A data set for compositional zero-shot learning.
 
     Attributes:
-        name: For printouts and checkpoints.
-        space: The compositions; an item's target is an index into `space.pairs`.
+        name: for printouts and checkpoints.
+        space: the compositions; an item's target is an index into `space.pairs`.
     """
 
     @property
@@ -23,19 +30,34 @@ class CZSLData(Protocol):
         """Name for printouts and checkpoints."""
 
     @property
-    def space(self) -> CompositionSpace:
+    def space(self) -> "CompositionSpace":
         """The compositions of all splits; those of the training split are seen."""
 
     def split(self, name: SplitName, *, augment: bool = False) -> "Dataset[tuple[Tensor, int]]":
-        """The items of a split, each (image [3, H, W] float32, normalised; target).
+        """Return the items of a split, each (image `[3, H, W]` float32, normalised; target).
 
         Args:
-            name: Which split.
-            augment: Whether to draw random variations of the images, for training.
+            name: which split.
+            augment: draw random variations of the images, for training.
         """
 
-    def candidates(self, name: SplitName) -> Tensor:
-        """Compositions that a prediction on a split may name, [C] bool.
+    def candidates(self, name: SplitName) -> "Tensor":
+        """Return the compositions that a prediction on a split may name, `[C]` bool.
 
         In the closed world: those of the split and those of the training split.
+
+        Args:
+            name: which split.
+        """
+
+
+@runtime_checkable
+class HasMasks(Protocol):
+    """Items of which it is known where their object is."""
+
+    def masks(self, indices: Sequence[int]) -> "Tensor":
+        """Return where the labelled objects show in the images, `[B, H, W]` bool.
+
+        Args:
+            indices: of the items.
         """

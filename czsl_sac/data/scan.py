@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from czsl_sac.data.images import UnreadableImageError, read_image
+from czsl_sac.data.near_duplicates import THUMBNAIL_BYTES, difference_hash, thumbnail
+from czsl_sac.data.reading import UnreadableImageError, bits_of, opened, rgb
 
-__all__ = ["HASH_SIDE", "ImageFacts", "difference_hash", "scan_images"]
-
-HASH_SIDE = 8
-"""Rows and columns of a difference hash, which thus has 64 bits."""
+__all__ = ["ImageFacts", "hashes_of", "scan_images"]
 
 
 @dataclass(frozen=True)
@@ -27,15 +25,19 @@ class ImageFacts:
         path: as given to the scan.
         problem: why the image cannot be used, or None.
         format: what the content is by Pillow's name, such as `"JPEG"`; None if unknown.
+        bits: of a colour's value; more than 8 are scaled down when the image is read.
         digest: of the file's bytes; None if not asked for, or missing.
-        bits: difference hash; None if not asked for, or the image cannot be read.
+        hash: difference hash; None if not asked for, or the image cannot be read.
+        thumbnail: small picture in colour, likewise.
     """
 
     path: str
     problem: str | None = None
     format: str | None = None
+    bits: int = 8
     digest: bytes | None = None
-    bits: int | None = None
+    hash: int | None = None
+    thumbnail: bytes = b""
 
 
 def scan_images(
@@ -53,7 +55,7 @@ def scan_images(
         paths: the files; one that comes twice is looked at once.
         decode: decode every image, which finds those that are cut short; without, only the
             header is read.
-        hashes: also compute digest and difference hash (the latter only with `decode`).
+        hashes: also compute the digest, and with `decode` difference hash and thumbnail.
         workers: threads; None takes one per core. Pillow decodes outside Python's lock.
 
     Returns:
@@ -65,37 +67,36 @@ def scan_images(
         return list(tqdm(found, total=len(different), desc="images", leave=False, disable=None))
 
 
-def difference_hash(image: Image.Image) -> int:
-    """Return the 64-bit difference hash: which of two neighbours in a row is brighter, on 9×8.
-
-    It stays nearly the same when an image is scaled, recompressed or evenly brightened.
+def hashes_of(facts: Sequence[ImageFacts]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    """Return the hashes `[n]` and thumbnails `[n, 192]` of images, by which duplicates are found.
 
     Args:
-        image: of any size and mode.
-
-    Examples:
-        >>> ramp = Image.linear_gradient("L").rotate(90)  # brighter to the right
-        >>> f"{difference_hash(ramp):x}"
-        'ffffffffffffffff'
+        facts: of a scan with hashes; of images that could be read.
     """
-    small = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.LANCZOS)
-    gray = np.asarray(small, dtype=np.int16)
-    return int.from_bytes(np.packbits(gray[:, 1:] > gray[:, :-1]).tobytes(), "big")
+    hashes = np.array([fact.hash for fact in facts], dtype=np.uint64)
+    thumbnails = np.frombuffer(b"".join(fact.thumbnail for fact in facts), dtype=np.uint8)
+    return hashes, thumbnails.reshape(len(facts), THUMBNAIL_BYTES)
 
 
 def _look(folder: Path, path: str, decode: bool, hashes: bool) -> ImageFacts:
     file = folder / path
     try:
         digest = hashlib.sha256(file.read_bytes()).digest() if hashes else None
-    except OSError:
+    except (OSError, ValueError):
         digest = None  # reading the image says what is wrong
     try:
-        image = read_image(file) if decode else None
-        bits = difference_hash(image) if image is not None and hashes else None
-        with Image.open(file) as opened:
-            return ImageFacts(path, format=opened.format, digest=digest, bits=bits)
+        with opened(file) as image:
+            kind, bits = image.format, bits_of(image)
+            picture = rgb(image) if decode else None
     except UnreadableImageError as error:
-        return ImageFacts(path, problem=str(error).removeprefix(f"{file} is "), digest=digest)
-    except OSError as error:  # the header, when nothing is decoded
-        missing = "missing" if isinstance(error, FileNotFoundError) else "no readable image"
-        return ImageFacts(path, problem=missing, digest=digest)
+        return ImageFacts(path, problem=error.reason, digest=digest)
+    if picture is None or not hashes:
+        return ImageFacts(path, format=kind, bits=bits, digest=digest)
+    return ImageFacts(
+        path,
+        format=kind,
+        bits=bits,
+        digest=digest,
+        hash=difference_hash(picture),
+        thumbnail=thumbnail(picture),
+    )

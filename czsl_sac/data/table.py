@@ -1,12 +1,11 @@
 """Images of one's own, from a table or from a folder with a split."""
 
 from pathlib import Path
-from typing import get_args
 
-from czsl_sac.data.image_data import ImageData, OnBadImage
-from czsl_sac.data.listing import read_listing
-from czsl_sac.data.protocol import SplitName
-from czsl_sac.space import Pair
+from czsl_sac.data.image_data import ImageData
+from czsl_sac.data.reading import Exif, OnBadImage
+from czsl_sac.data.sources.read import read_listing
+from czsl_sac.data.words import visible
 
 __all__ = ["ImageTable"]
 
@@ -24,6 +23,7 @@ class ImageTable(ImageData):
         std: what each colour is divided by afterwards; take the backbone's.
         on_bad_image: `"stop"`: reading a missing or damaged image is an error. `"skip"`: every
             image is opened now, and the bad ones are left out of their split.
+        exif: turn photographs as their EXIF orientation says, or leave the pixels as stored.
 
     Raises:
         FileNotFoundError: there is nothing at `source`.
@@ -39,32 +39,23 @@ class ImageTable(ImageData):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         on_bad_image: OnBadImage = "stop",
+        exif: Exif = "follow",
     ) -> None:
+        source = Path(source)
         listing = read_listing(source)
         listing.require_sound()
         if not listing.has_splits:
             raise ValueError(
-                f"{source} does not say which images are for training, validation and test: "
-                f"let czsl-sac split {source} decide, or add a column split to a table."
-            )
-        records: dict[SplitName, list[tuple[str, Pair]]] = {
-            split: [(e.image, e.pair) for e in listing.entries if e.split == split]
-            for split in get_args(SplitName)
-        }
-        empty = [split for split, items in records.items() if not items]
-        if empty:
-            raise ValueError(
-                f"{listing.source} has no image in the {empty[0]} split: training, choosing the "
-                "best epoch and testing need one each; czsl-sac split makes all three."
+                f"{visible(source)} does not say which images are for training, validation and "
+                f"test: let czsl-sac split {visible(source)} decide, or add a column split to a "
+                "table."
             )
         super().__init__(
-            name=listing.source.parent.name if source.is_dir() else listing.source.stem,
-            source=listing.source,
-            folder=listing.folder,
-            pairs=listing.pairs,
-            records=records,
+            listing,
+            name=source.resolve().name if source.is_dir() else source.stem,
             image_size=image_size,
             mean=mean,
             std=std,
             on_bad_image=on_bad_image,
+            exif=exif,
         )

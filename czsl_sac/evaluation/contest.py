@@ -42,7 +42,7 @@ def make_contest(
     zeroed: Tensor | None = None,
     seen_factor: float = 1.0,
 ) -> Contest:
-    """Settles which columns compete: those of seen candidates and of some groups of unseen ones.
+    """Settle which columns compete: those of seen candidates and of some groups of unseen ones.
 
     Args:
         statistics: of n samples, G groups.
@@ -80,7 +80,7 @@ def make_contest(
 
 
 def _best_of_groups(statistics: SampleStatistics, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns score and column of the best unseen rival, and the best score before the label."""
+    """Return score and column of the best unseen rival, and the best score before the label."""
     rivals = statistics.unseen_rival[:, first:]
     if rivals.shape[1] == 0:
         nothing = torch.full_like(statistics.target_score, -torch.inf)
@@ -92,6 +92,6 @@ def _best_of_groups(statistics: SampleStatistics, first: int) -> tuple[Tensor, T
 
 
 def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns score and column of the higher score, of the lower column at ties."""
+    """Return score and column of the higher score, of the lower column at ties."""
     wins = (one[0] > other[0]) | ((one[0] == other[0]) & (one[1] < other[1]))
     return torch.where(wins, one[0], other[0]), torch.where(wins, one[1], other[1])

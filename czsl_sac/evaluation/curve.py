@@ -1,7 +1,7 @@
 """The seen-unseen curve under a bias on unseen compositions, by either protocol."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from czsl_sac.evaluation.contest import Contest
 
 Protocol = Literal["exact", "legacy"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 LEGACY_BIAS = 1e3
 """The bias that the published evaluator takes for "every unseen column wins"."""
@@ -29,12 +30,15 @@ class Curve:
         harmonic: harmonic mean of the two, 0 where one is 0.
         ties: share of samples whose label scores exactly as much as its strongest rival of the
             same kind (legacy: as any rival, at the last bias), so that the columns' order decides.
+        lost: share of samples that come out otherwise at the last bias than at an infinite one; 0
+            under the exact protocol.
     """
 
     bias: NDArray[np.float64]
     seen: NDArray[np.float64]
     unseen: NDArray[np.float64]
     ties: float
+    lost: float = 0.0
 
     @property
     def harmonic(self) -> NDArray[np.float64]:
@@ -50,7 +54,7 @@ class Curve:
 
 
 def exact_curve(contest: Contest) -> Curve:
-    """Computes the curve at every bias at which a prediction changes, from -inf to +inf.
+    """Compute the curve at every bias at which a prediction changes, from -inf to +inf.
 
     A sample's prediction flips from its best seen to its best unseen candidate where the bias
     passes d = best seen score - best unseen score; at a bias of exactly d the seen one wins. All
@@ -69,10 +73,7 @@ def exact_curve(contest: Contest) -> Curve:
         ([-inf, 1.5, inf], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], 1.0)
     """
     is_seen, score = contest.target_seen, contest.target_score
-    own_rival = torch.where(is_seen, contest.seen_rival, contest.unseen_rival)
-    own_before = torch.where(is_seen, contest.seen_before, contest.unseen_before)
-    right = (score >= own_rival) & (score > own_before)  # among candidates of the label's kind
-
+    own_rival, right = _among_own_kind(contest)
     best_seen = torch.where(is_seen, torch.maximum(score, contest.seen_rival), contest.seen_rival)
     best_unseen = torch.where(
         is_seen, contest.unseen_rival, torch.maximum(score, contest.unseen_rival)
@@ -104,7 +105,7 @@ def exact_curve(contest: Contest) -> Curve:
 
 
 def legacy_curve(contest: Contest) -> Curve:
-    """Computes the curve as the published evaluator does, digit for digit.
+    """Compute the curve as the published evaluator does, digit for digit.
 
     Everything is float32. The biases are the distances d = best seen score - label's score - 1e-4
     of the unseen samples that are right under a bias of 1e3, sorted, every (n // 20)-th of them;
@@ -138,17 +139,37 @@ def legacy_curve(contest: Contest) -> Curve:
     last = torch.tensor(LEGACY_BIAS)
     winners = right(last) & ~is_seen
     distances = (seen_any[winners] - score[winners] - _LEGACY_MARGIN).sort().values
-    step = max(len(distances) // _LEGACY_POINTS, 1)
-    biases = torch.cat([distances[::step], last[None]])
+    biases = torch.cat([distances[:: legacy_step(len(distances))], last[None]])
 
     hits = [right(bias).float() for bias in biases]
+    masked = contest.unseen_rival == -torch.inf
+    at_infinity = _among_own_kind(contest)[1] & (~is_seen | masked)
     label, rival, _ = lifted(last)
     return Curve(
         bias=biases.double().numpy(),
         seen=np.array([float(hit[is_seen].mean()) for hit in hits]),
         unseen=np.array([float(hit[~is_seen].mean()) for hit in hits]),
         ties=_share((label == rival) & label.isfinite()),
+        lost=_share(hits[-1].bool() != at_infinity),
     )
+
+
+def _among_own_kind(contest: Contest) -> tuple[Tensor, Tensor]:
+    """Return the strongest rival of the label's kind, and whether the label beats all of these."""
+    is_seen, score = contest.target_seen, contest.target_score
+    rival = torch.where(is_seen, contest.seen_rival, contest.unseen_rival)
+    before = torch.where(is_seen, contest.seen_before, contest.unseen_before)
+    return rival, (score >= rival) & (score > before)
+
+
+def legacy_step(count: int) -> int:
+    """Return which of `count` sorted distances the legacy protocol takes as biases: every n-th.
+
+    Examples:
+        >>> legacy_step(7), legacy_step(45)
+        (1, 2)
+    """
+    return max(count // _LEGACY_POINTS, 1)
 
 
 def _share(mask: Tensor) -> float:

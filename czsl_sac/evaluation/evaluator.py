@@ -1,15 +1,19 @@
 """The evaluator of compositional zero-shot learning: seen-unseen metrics in one pass."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from czsl_sac.checks import check_choice
+from czsl_sac.deprecation import keyword_options, warn_renamed
 from czsl_sac.evaluation.contest import Contest, make_contest
-from czsl_sac.evaluation.curve import Protocol, exact_curve, legacy_curve
+from czsl_sac.evaluation.curve import PROTOCOLS, Protocol, exact_curve, legacy_curve
 from czsl_sac.evaluation.feasibility import Feasibility
 from czsl_sac.evaluation.inputs import (
+    as_tensor,
     candidate_mask,
     check_scores,
     check_targets,
@@ -23,7 +27,7 @@ _CURVES = {"exact": exact_curve, "legacy": legacy_curve}
 
 
 class CZSLEvaluator:
-    """Computes S, U, HM, AUC, attribute and object accuracy from scores, batch by batch.
+    """Compute S, U, HM, AUC, attribute and object accuracy from scores, batch by batch.
 
     A bias is added to the scores of unseen compositions; sweeping it trades accuracy on samples of
     seen compositions for accuracy on samples of unseen ones. The evaluator sees every score once
@@ -34,12 +38,14 @@ class CZSLEvaluator:
     - "exact" sweeps every bias at which a prediction changes, from -inf to +inf, in float64.
     - "legacy" gives what the evaluator of the published methods (czsl, CSP, DFSP, Troika) gives,
       digit for digit: float32, about 20 to 39 biases taken from the scores, 1e3 as the last.
-      It was made for logits: on scores of a scale below 1e-4, adding 1e3 in float32 makes
-      everything tie (see `CZSLResult.ties`).
+      It was made for logits: scores of a scale below 1e-4 all tie once 1e3 is added in float32,
+      and those above 1e3 exceed it (see `CZSLResult.bias_lost`).
 
     Scores must be finite; -inf alone is allowed, means "never predicted, at no bias", and may not
     stand at all seen candidates of a sample. Of columns that are no candidates nothing is read but,
     for the legacy protocol's biases, the seen ones.
+
+    `update`, `compute`, `reset` and `merge_state` are used as in torchmetrics.
 
     Args:
         space: the compositions; the columns of the scores.
@@ -77,26 +83,21 @@ class CZSLEvaluator:
         feasibility: Feasibility | None = None,
     ) -> None:
         self.space = space
-        self.protocol = _check_protocol(protocol)
+        check_choice("protocol", protocol, PROTOCOLS)
+        self.protocol = protocol
         self.feasibility = feasibility
         self.candidates = candidate_mask(space, candidates)
         seen = space.seen_mask
         for kind, mask in (("seen", seen), ("unseen", ~seen)):
             if not bool((mask & self.candidates).any()):
                 raise ValueError(
-                    f"candidates hold no {kind} composition (of {int(mask.sum())} in the space): "
-                    "seen-unseen metrics need at least one of each."
+                    f"candidates hold 0 of {int(mask.sum())} {kind} compositions of the space but "
+                    "must hold one at least: seen-unseen metrics need both kinds."
                 )
         self._buckets = torch.zeros(len(space), dtype=torch.int64)
         thresholds = 0
         if feasibility is not None:
-            if feasibility.scores.shape != (len(space),):
-                raise ValueError(
-                    f"feasibility has {len(feasibility.scores)} scores for {len(space)} "
-                    "compositions: make it for this space."
-                )
-            if bool(feasibility.scores[seen].any()):
-                raise ValueError("feasibility must be 0 at seen compositions: set it so.")
+            feasibility.check_space(space)
             self._buckets = feasibility.buckets.cpu()
             thresholds = len(feasibility.thresholds)
         unseen = self.candidates & ~seen
@@ -108,15 +109,16 @@ class CZSLEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all samples."""
+        """Forget all samples."""
         self._parts: list[SampleStatistics] = []
 
-    def update(self, scores: Tensor, targets: Tensor) -> None:
-        """Takes the scores of a batch.
+    def update(self, scores: Tensor | ArrayLike, targets: Tensor | ArrayLike) -> None:
+        """Take the scores of a batch.
 
         Args:
-            scores: `[B, C]` floating point, on any device; higher is better.
-            targets: `[B]` integer, column of each label, every one a candidate.
+            scores: `[B, C]` floating point, a tensor on any device, a NumPy array or lists;
+                higher is better.
+            targets: `[B]` integer, likewise, column of each label, every one a candidate.
 
         Raises:
             TypeError: `scores` is not floating point or `targets` not integer.
@@ -124,8 +126,10 @@ class CZSLEvaluator:
         """
         self.update_chunks([scores], targets)
 
-    def update_chunks(self, chunks: Iterable[Tensor], targets: Tensor) -> None:
-        """Takes the scores of a batch in chunks of columns, so that `[B, C]` need not exist.
+    def update_chunks(
+        self, chunks: Iterable[Tensor | ArrayLike], targets: Tensor | ArrayLike
+    ) -> None:
+        """Take the scores of a batch in chunks of columns, so that `[B, C]` need not exist.
 
         Args:
             chunks: `[B, c]` each, neighbouring columns in ascending order, C in all; a generator
@@ -138,11 +142,13 @@ class CZSLEvaluator:
         """
         self._parts.append(self._summary(chunks, targets))
 
-    def summarize(self, chunks: Iterable[Tensor], targets: Tensor) -> dict[str, Tensor]:
-        """Returns what would be kept of a batch, without keeping it.
+    def summarize(
+        self, chunks: Iterable[Tensor | ArrayLike], targets: Tensor | ArrayLike
+    ) -> dict[str, Tensor]:
+        """Return what would be kept of a batch, without keeping it.
 
         For several processes: each summarizes its own images, a few numbers each, the rows are
-        gathered, and all `add_state` them.
+        gathered, and all `merge_state` them.
 
         Args:
             chunks: as for `update_chunks`.
@@ -157,41 +163,44 @@ class CZSLEvaluator:
         """
         return self._summary(chunks, targets).state()
 
-    def compute(self, protocol: Protocol | None = None) -> CZSLResult:
-        """Returns the metrics of all samples so far.
+    @keyword_options
+    def compute(self, *, protocol: Protocol | None = None) -> CZSLResult:
+        """Return the metrics of all samples so far.
 
         With feasibility thresholds: those at the threshold of the best AUC, the first at ties.
 
         Args:
-            protocol: another one than the evaluator's own; what is kept serves both.
+            protocol: "exact" or "legacy", what is kept serves both; None: the evaluator's own.
 
         Raises:
             ValueError: there is no sample of a seen, or of an unseen composition.
         """
         # max keeps the first of equals.
-        return max(self.compute_thresholds(protocol), key=lambda result: result.auc)
+        return max(self.compute_thresholds(protocol=protocol), key=lambda result: result.auc)
 
-    def compute_thresholds(self, protocol: Protocol | None = None) -> list[CZSLResult]:
-        """Returns the metrics at each feasibility threshold; without thresholds, one result.
+    @keyword_options
+    def compute_thresholds(self, *, protocol: Protocol | None = None) -> list[CZSLResult]:
+        """Return the metrics at each feasibility threshold; without thresholds, one result.
 
         Args:
-            protocol: another one than the evaluator's own.
+            protocol: as for `compute`.
 
         Raises:
             ValueError: there is no sample of a seen, or of an unseen composition.
         """
-        protocol = self.protocol if protocol is None else _check_protocol(protocol)
+        protocol = self.protocol if protocol is None else protocol
+        check_choice("protocol", protocol, PROTOCOLS)
         statistics = self._statistics()
         target_seen = self.space.seen_mask[statistics.target]
         for kind, count in (("seen", target_seen.sum()), ("unseen", (~target_seen).sum())):
             if not count:
                 raise ValueError(
-                    f"no sample of {kind} compositions among {len(self)}: seen-unseen metrics "
-                    "need at least one of each; update() with the whole split first."
+                    f"the {len(self)} samples hold none of {kind} compositions but must hold one "
+                    "at least: update() with the whole split first."
                 )
         if self.feasibility is None:
             contest = make_contest(statistics, target_seen)
-            return [self._result(contest, statistics, protocol, int(self.candidates.sum()), None)]
+            return [self._result(contest, statistics, protocol, self.candidates, None)]
         results = []
         for index, threshold in enumerate(self.feasibility.thresholds.tolist()):
             dropped = ~self.space.seen_mask & (self._buckets <= index)
@@ -205,12 +214,12 @@ class CZSLEvaluator:
                 # The published factor of seen scores is [their feasibility, 0, ≥ threshold] + 1.
                 seen_factor=2.0 if legacy and threshold <= 0 else 1.0,
             )
-            left = int((self.candidates & ~dropped).sum())
+            left = self.candidates & ~dropped
             results.append(self._result(contest, statistics, protocol, left, threshold))
         return results
 
     def predictions(self) -> tuple[Tensor, Tensor]:
-        """Returns the column of each sample's label and of its highest score, `[n]` int64 each.
+        """Return the column of each sample's label and of its highest score, `[n]` int64 each.
 
         No bias is added, as for `CZSLResult.attribute` and `object`, and no unseen composition left
         out for its feasibility.
@@ -223,52 +232,58 @@ class CZSLEvaluator:
         return statistics.target, make_contest(statistics, target_seen).predicted
 
     def state(self) -> dict[str, Tensor]:
-        """Returns what is kept, as CPU tensors with one row a sample, to gather over processes.
+        """Return what is kept, as CPU tensors with one row a sample, to gather over processes.
 
-        `load_state` takes the rows of all processes, concatenated in any order: the result does not
-        depend on it.
+        `merge_state` takes the rows of all processes, concatenated in any order: the result does
+        not depend on it.
 
         Raises:
             ValueError: there is no sample.
         """
         return self._statistics().state()
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Replaces what is kept by what `state` returned, possibly gathered over processes.
+    def merge_state(self, incoming: "CZSLEvaluator | Mapping[str, Tensor]") -> None:
+        """Add the samples of another evaluator, or the rows that `state` or `summarize` returned.
+
+        Args:
+            incoming: an evaluator made alike, of another process for example, or rows, possibly
+                gathered over processes; it is not changed.
 
         Raises:
-            ValueError: an entry is missing or the number of thresholds differs.
+            ValueError: the evaluator was made with another space, other candidates or another
+                feasibility, an entry is missing, or the number of thresholds differs.
         """
-        statistics = self._from_state(state)
-        self._parts = [statistics]
-
-    def add_state(self, state: dict[str, Tensor]) -> None:
-        """Adds the rows that `summarize` or `state` returned, possibly gathered over processes.
-
-        Raises:
-            ValueError: as for `load_state`.
-        """
-        self._parts.append(self._from_state(state))
-
-    def merge_(self, other: "CZSLEvaluator") -> "CZSLEvaluator":
-        """Adds the samples of another evaluator, of another process for example.
-
-        Raises:
-            ValueError: it was made with another space, other candidates or another feasibility.
-        """
+        if isinstance(incoming, Mapping):
+            self._parts.append(self._from_state(incoming))
+            return
         same = (
-            self.space == other.space
-            and torch.equal(self.candidates, other.candidates)
-            and torch.equal(self._buckets, other._buckets)
-            and len(self._groups.unseen) == len(other._groups.unseen)
+            self.space == incoming.space
+            and torch.equal(self.candidates, incoming.candidates)
+            and torch.equal(self._buckets, incoming._buckets)
+            and len(self._groups.unseen) == len(incoming._groups.unseen)
         )
         if not same:
             raise ValueError(
-                "other was made with another space, other candidates or another feasibility: "
-                "merge evaluators made alike."
+                "incoming has another space, other candidates or another feasibility but must "
+                "have the same: merge evaluators made alike."
             )
-        self._parts.extend(other._parts)
+        self._parts.extend(incoming._parts)
+
+    def merge_(self, other: "CZSLEvaluator") -> "CZSLEvaluator":
+        """Call `merge_state`, which is its name now."""
+        warn_renamed("CZSLEvaluator.merge_", "merge_state")
+        self.merge_state(other)
         return self
+
+    def add_state(self, state: Mapping[str, Tensor]) -> None:
+        """Call `merge_state`, which is its name now."""
+        warn_renamed("CZSLEvaluator.add_state", "merge_state")
+        self.merge_state(state)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Call `reset` and `merge_state`, which do this now."""
+        warn_renamed("CZSLEvaluator.load_state", "reset and merge_state")
+        self._parts = [self._from_state(state)]
 
     def __len__(self) -> int:
         return sum(len(part.target) for part in self._parts)
@@ -280,10 +295,13 @@ class CZSLEvaluator:
             f"{len(self.space)}, thresholds={thresholds}, samples={len(self)})"
         )
 
-    def _summary(self, chunks: Iterable[Tensor], targets: Tensor) -> SampleStatistics:
-        targets = check_targets(targets, self.candidates, self.space)
+    def _summary(
+        self, chunks: Iterable[Tensor | ArrayLike], targets: Tensor | ArrayLike
+    ) -> SampleStatistics:
+        targets = check_targets(as_tensor("targets", targets), self.candidates, self.space)
         accumulator, start = None, 0
-        for scores in chunks:
+        for chunk in chunks:
+            scores = as_tensor("scores", chunk)
             check_scores(scores, len(targets))
             if accumulator is None:
                 accumulator = ScoreAccumulator(self._groups, targets, scores.device)
@@ -292,29 +310,32 @@ class CZSLEvaluator:
             start += scores.shape[1]
         if accumulator is None or start != len(self.space):
             raise ValueError(
-                f"scores have {start} columns for a space of {len(self.space)} compositions: give "
-                "one column for each, in the order of space.pairs."
+                f"scores have {start} columns but must have {len(self.space)}, one a composition: "
+                "give them in the order of space.pairs."
             )
         statistics = accumulator.finish()
         check_values(statistics, self.space.seen_mask[targets])
         return statistics
 
-    def _from_state(self, state: dict[str, Tensor]) -> SampleStatistics:
+    def _from_state(self, state: Mapping[str, Tensor]) -> SampleStatistics:
         names = [field.name for field in fields(SampleStatistics)]
         if sorted(state) != sorted(names):
-            raise ValueError(f"state has the entries {sorted(state)}, expected {sorted(names)}.")
+            raise ValueError(
+                f"state has the entries {sorted(state)} but must have {sorted(names)}: pass what "
+                "state() or summarize() returned."
+            )
         statistics = SampleStatistics(**{name: state[name].cpu() for name in names})
         groups = statistics.unseen_rival.shape[1]
         if groups != len(self._groups.unseen):
             raise ValueError(
-                f"state was made with {groups - 1} feasibility thresholds, this evaluator has "
-                f"{len(self._groups.unseen) - 1}: use the same ones."
+                f"state has {groups - 1} feasibility thresholds but must have "
+                f"{len(self._groups.unseen) - 1} as this evaluator: make both alike."
             )
         return statistics
 
     def _statistics(self) -> SampleStatistics:
         if not len(self):
-            raise ValueError("no sample to evaluate: call update() first.")
+            raise ValueError("the evaluator holds 0 samples but must hold some: update() it first.")
         self._parts = [SampleStatistics.cat(self._parts)]
         return self._parts[0]
 
@@ -323,7 +344,7 @@ class CZSLEvaluator:
         contest: Contest,
         statistics: SampleStatistics,
         protocol: Protocol,
-        candidates: int,
+        candidates: Tensor,
         threshold: float | None,
     ) -> CZSLResult:
         curve = _CURVES[protocol](contest)
@@ -349,19 +370,14 @@ class CZSLEvaluator:
             seen_samples=int(contest.target_seen.sum()),
             unseen_samples=int((~contest.target_seen).sum()),
             ties=curve.ties,
-            candidates=candidates,
+            bias_lost=curve.lost,
+            candidates=int(candidates.sum()),
+            unseen_candidates=int((candidates & ~self.space.seen_mask).sum()),
+            unseen_compositions=len(statistics.target[~contest.target_seen].unique()),
             threshold=threshold,
             attribute_recall=recalls[0],
             object_recall=recalls[1],
         )
-
-
-def _check_protocol(protocol: str) -> Protocol:
-    if protocol == "exact":
-        return "exact"
-    if protocol == "legacy":
-        return "legacy"
-    raise ValueError(f"protocol is {protocol!r}: give 'exact' or 'legacy'.")
 
 
 def _columns(mask: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Feasibility of compositions in the open world: scores, thresholds, masking."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from czsl_sac.checks import check_choice
+from czsl_sac.deprecation import keyword_options
 from czsl_sac.space import CompositionSpace
 
 InfeasibleRule = Literal["exclude", "legacy"]
@@ -14,7 +16,7 @@ InfeasibleRule = Literal["exclude", "legacy"]
 def feasibility_scores(
     space: CompositionSpace, attribute_features: Tensor, object_features: Tensor
 ) -> Tensor:
-    """Scores how plausible each unseen composition is, after Karthik et al. (KG-SP, CVPR 2022).
+    """Score how plausible each unseen composition is, after Karthik et al. (KG-SP, CVPR 2022).
 
     An unseen composition (a, o) is plausible if a is seen on objects like o, and attributes like
     a are seen on o:
@@ -55,8 +57,9 @@ def feasibility_scores(
     return torch.where(seen, 0.0, scores)[tuple(space.pair_indices.T)]
 
 
-def threshold_grid(scores: Tensor, space: CompositionSpace, count: int = 50) -> Tensor:
-    """Returns `count` thresholds, evenly from the least to the greatest score of unseen pairs.
+@keyword_options
+def threshold_grid(scores: Tensor, space: CompositionSpace, *, count: int = 50) -> Tensor:
+    """Return `count` thresholds, evenly from the least to the greatest score of unseen pairs.
 
     Args:
         scores: `[C]`, feasibility of each composition.
@@ -68,26 +71,36 @@ def threshold_grid(scores: Tensor, space: CompositionSpace, count: int = 50) -> 
 
     Raises:
         ValueError: `scores` does not fit the space, or the space has no unseen composition.
+
+    Examples:
+        >>> space = CompositionSpace.closed_world([("x", "p"), ("y", "q")]).open_world()
+        >>> threshold_grid(torch.tensor([0.0, 0.2, 0.6, 0.0]), space, count=3)
+        tensor([0.2000, 0.4000, 0.6000])
     """
     _check_scores(scores)
     if len(scores) != len(space):
-        raise ValueError(f"scores has {len(scores)} entries for {len(space)} compositions.")
+        raise ValueError(
+            f"scores has {len(scores)} entries but must have {len(space)}: give one a composition."
+        )
     unseen = scores[~space.seen_mask]
     if not len(unseen):
         raise ValueError(
-            "space has no unseen composition to take thresholds from: use space.open_world()."
+            "space has 0 unseen compositions but must have one to take thresholds from: use "
+            "space.open_world()."
         )
     return torch.linspace(float(unseen.min()), float(unseen.max()), count, dtype=scores.dtype)
 
 
+@keyword_options
 def mask_infeasible(
     logits: Tensor,
     scores: Tensor,
     threshold: float,
     seen_mask: Tensor,
+    *,
     rule: InfeasibleRule = "exclude",
 ) -> Tensor:
-    """Takes unseen compositions of feasibility below a threshold out of the prediction.
+    """Take unseen compositions of feasibility below a threshold out of the prediction.
 
     Args:
         logits: `[B, C]`.
@@ -106,12 +119,12 @@ def mask_infeasible(
         >>> seen = torch.tensor([True, False, False])
         >>> mask_infeasible(logits, scores, 0.2, seen)
         tensor([[2., 3., -inf]])
-        >>> mask_infeasible(logits, scores, -0.05, seen, "legacy")
+        >>> mask_infeasible(logits, scores, -0.05, seen, rule="legacy")
         tensor([[4., 3., 0.]])
     """
     kept = (scores >= threshold).to(logits.device)
     seen = seen_mask.to(logits.device)
-    _check_rule(rule)
+    check_choice("rule", rule, get_args(InfeasibleRule))
     if rule == "exclude":
         return logits.masked_fill(~(kept | seen), -torch.inf)
     return logits * (kept.to(logits.dtype) + seen.to(logits.dtype))
@@ -128,6 +141,10 @@ class Feasibility:
 
     Raises:
         ValueError: a tensor has the wrong shape, is not finite, or the thresholds fall.
+
+    Examples:
+        >>> Feasibility(torch.tensor([0.0, 0.2, 0.6]), torch.tensor([0.1, 0.5])).buckets
+        tensor([0, 1, 2])
     """
 
     scores: Tensor
@@ -136,15 +153,31 @@ class Feasibility:
 
     def __post_init__(self) -> None:
         _check_scores(self.scores)
-        _check_rule(self.rule)
+        check_choice("rule", self.rule, get_args(InfeasibleRule))
         thresholds = self.thresholds
         if thresholds.ndim != 1 or not len(thresholds) or not bool(thresholds.isfinite().all()):
             raise ValueError(
-                f"thresholds of shape {list(thresholds.shape)} must be a list of at least one "
-                "finite number: use threshold_grid(scores, space)."
+                f"thresholds has shape {list(thresholds.shape)} but must be at least one finite "
+                "number, [K]: use threshold_grid(scores, space)."
             )
         if bool((thresholds.diff() < 0).any()):
-            raise ValueError("thresholds must ascend: sort them.")
+            raise ValueError("thresholds fall somewhere but must ascend: sort them.")
+
+    def check_space(self, space: CompositionSpace) -> None:
+        """Refuse a space that the scores were not made for.
+
+        Raises:
+            ValueError: their number differs, or a seen composition has another score than 0.
+        """
+        if self.scores.shape != (len(space),):
+            raise ValueError(
+                f"feasibility has {len(self.scores)} scores but must have {len(space)}, one a "
+                "composition: make it for this space."
+            )
+        if bool(self.scores[space.seen_mask].any()):
+            raise ValueError(
+                "feasibility has scores at seen compositions but they must be 0: set them so."
+            )
 
     @property
     def buckets(self) -> Tensor:
@@ -155,26 +188,26 @@ class Feasibility:
 
 
 def _similarities(features: Tensor, count: int, kind: str) -> Tensor:
-    """Returns the cosines `[count, count]` in float64, -inf on the diagonal."""
+    """Return the cosines `[count, count]` in float64, -inf on the diagonal."""
     if features.ndim != 2 or features.shape[0] != count:
         raise ValueError(
-            f"{kind}_features have shape {list(features.shape)}: give one row for each of the "
-            f"{count} {kind}s, in the order of space.{kind}s."
+            f"{kind}_features has shape {list(features.shape)} but must be [{count}, E]: give one "
+            f"row for each of space.{kind}s."
         )
     features = features.detach().cpu().double()
     norms = features.norm(dim=1, keepdim=True)
     wrong = ~((norms > 0) & norms.isfinite())
     if bool(wrong.any()):
         raise ValueError(
-            f"{kind}_features row {int(wrong.nonzero()[0, 0])} is zero or not finite: its cosines "
-            "are undefined."
+            f"{kind}_features row {int(wrong.nonzero()[0, 0])} is zero or not finite but must have "
+            "a direction: look at what made it."
         )
     features = features / norms
     return (features @ features.T).fill_diagonal_(-torch.inf)
 
 
 def _nearest(similarities: Tensor, seen: Tensor) -> Tensor:
-    """Returns the greatest of the seen columns in each row `[count]`, -1 where there is none."""
+    """Return the greatest of the seen columns in each row `[count]`, -1 where there is none."""
     if not bool(seen.any()):
         return torch.full_like(similarities[0], -1.0)
     nearest = similarities[:, seen].amax(1)
@@ -184,11 +217,6 @@ def _nearest(similarities: Tensor, seen: Tensor) -> Tensor:
 def _check_scores(scores: Tensor) -> None:
     if scores.ndim != 1 or not scores.is_floating_point() or not bool(scores.isfinite().all()):
         raise ValueError(
-            f"scores must be [C] finite floating point numbers, got {scores.dtype} of shape "
-            f"{list(scores.shape)}: use feasibility_scores(space, ...)."
+            f"scores is {scores.dtype} of shape {list(scores.shape)} but must be finite floating "
+            "point numbers, [C]: use feasibility_scores(space, ...)."
         )
-
-
-def _check_rule(rule: str) -> None:
-    if rule not in ("exclude", "legacy"):
-        raise ValueError(f"rule is {rule!r}: give 'exclude' or 'legacy'.")

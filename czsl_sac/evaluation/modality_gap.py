@@ -1,14 +1,18 @@
 """The modality gap between image and text features: RMG and L2M, from sums alone."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+from czsl_sac.deprecation import warn_renamed
 
 _ROWS = 2**14
 """Rows that are converted to float64 at a time: a copy of all may be larger than the model."""
 
 
 class ModalityGap:
-    """Gathers what the modality gap needs from batches of image features.
+    """Gather what the modality gap needs from batches of image features.
 
     With unit vectors x_i (N images), y_j (M texts), m(i) the text of image i, and
     d(a, b) = (1 - cos(a, b)) / 2:
@@ -42,18 +46,19 @@ class ModalityGap:
         self._text_sum = _unit_sum(self._text, "text_features")
         if len(self._text) < 2:
             raise ValueError(
-                f"text_features has {len(self._text)} rows: the spread of texts needs at least two."
+                f"text_features has {len(self._text)} rows but must have two at least: the spread "
+                "of texts needs them."
             )
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Forget all images."""
         self._image_sum = torch.zeros_like(self._text_sum)
         self._match_sum = torch.zeros((), dtype=torch.float64)
         self._images = torch.zeros((), dtype=torch.int64)
 
     def update(self, image_features: Tensor, match: Tensor) -> None:
-        """Takes a batch of images.
+        """Take a batch of images.
 
         Args:
             image_features: `[B, D]`; L2-normalised inside.
@@ -67,32 +72,39 @@ class ModalityGap:
         image = _unit(image_features, "image_features")
         if image.shape[1] != self._text.shape[1]:
             raise ValueError(
-                f"image_features have {image.shape[1]} dimensions, text_features "
-                f"{self._text.shape[1]}: give features of the joint space."
+                f"image_features has D = {image.shape[1]} but must have {self._text.shape[1]} as "
+                "text_features: give features of the joint space."
             )
         if match.is_floating_point() or match.dtype == torch.bool:
-            raise TypeError(f"match is {match.dtype}: give integer rows of text_features.")
+            raise TypeError(
+                f"match is {match.dtype} but must be integers: give rows of text_features."
+            )
         match = match.detach().cpu().long()
         if match.shape != (len(image),):
             raise ValueError(
-                f"match has shape {list(match.shape)}: give [{len(image)}], one text an image."
+                f"match has shape {list(match.shape)} but must be [{len(image)}]: give one text an "
+                "image."
             )
         if bool(((match < 0) | (match >= len(self._text))).any()):
-            raise ValueError(f"match holds a row outside the {len(self._text)} texts.")
+            raise ValueError(
+                f"match holds a row outside 0 … {len(self._text) - 1} but must not: give rows of "
+                "text_features."
+            )
         self._image_sum += image.sum(0)
         text = _unit(self._text[match.to(self._text.device)], "text_features")
         self._match_sum += (image * text).sum()
         self._images += len(image)
 
     def relative(self) -> float:
-        """Returns the relative modality gap, RMG.
+        """Return the relative modality gap, RMG.
 
         Raises:
             ValueError: fewer than two images, or all features are one and the same point.
         """
         if self._images < 2:
             raise ValueError(
-                f"{int(self._images)} images so far: the spread of images needs at least two."
+                f"the gap has seen {int(self._images)} images but must see two at least: the "
+                "spread of images needs them."
             )
         match = _distance(self._match_sum / self._images)
         spread = (
@@ -100,33 +112,41 @@ class ModalityGap:
         ) / 2
         if match + spread == 0:
             raise ValueError(
-                "image_features and text_features are one and the same point: the gap is undefined."
+                "image_features and text_features are one and the same point but must differ: the "
+                "gap is undefined."
             )
         return float(match / (match + spread))
 
     def l2(self) -> float:
-        """Returns the distance of the two means, L2M.
+        """Return the distance of the two means, L2M.
 
         Raises:
             ValueError: there is no image.
         """
         if self._images < 1:
-            raise ValueError("no image so far: call update() first.")
+            raise ValueError("the gap has seen 0 images but must see one: update() it first.")
         return float((self._image_sum / self._images - self._text_sum / len(self._text)).norm())
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the sums over images, to be added up over processes."""
+        """Return the sums over images, for `merge_state`."""
         return {"image": self._image_sum, "match": self._match_sum, "images": self._images}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Replaces the sums over images by those that `state` returned, possibly added up."""
-        self._image_sum = state["image"].cpu().double()
-        self._match_sum = state["match"].cpu().double()
-        self._images = state["images"].cpu().long()
+    def merge_state(self, incoming: "ModalityGap | Mapping[str, Tensor]") -> None:
+        """Add the images of another gap over the same texts, or the sums that `state` returned."""
+        state = incoming if isinstance(incoming, Mapping) else incoming.state()
+        self._image_sum = self._image_sum + state["image"].cpu().double()
+        self._match_sum = self._match_sum + state["match"].cpu().double()
+        self._images = self._images + state["images"].cpu().long()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Call `reset` and `merge_state`, which do this now."""
+        warn_renamed("ModalityGap.load_state", "reset and merge_state")
+        self.reset()
+        self.merge_state(state)
 
 
 def relative_modality_gap(image_features: Tensor, text_features: Tensor, match: Tensor) -> float:
-    """Computes the relative modality gap, RMG in [0, 1]; for the formula see `ModalityGap`.
+    """Compute the relative modality gap, RMG in [0, 1]; for the formula see `ModalityGap`.
 
     Args:
         image_features: `[N, D]`, N ≥ 2.
@@ -150,7 +170,7 @@ def relative_modality_gap(image_features: Tensor, text_features: Tensor, match: 
 
 
 def modality_gap_l2(image_features: Tensor, text_features: Tensor) -> float:
-    """Computes the distance of the mean unit image and text features, L2M in [0, 2].
+    """Compute the distance of the mean unit image and text features, L2M in [0, 2].
 
     Args:
         image_features: `[N, D]`.
@@ -167,14 +187,15 @@ def modality_gap_l2(image_features: Tensor, text_features: Tensor) -> float:
     text = _unit_sum(text_features, "text_features")
     if len(image) != len(text) or not len(image_features) or not len(text_features):
         raise ValueError(
-            f"image_features {list(image_features.shape)} and text_features "
-            f"{list(text_features.shape)} must each have a row and the same number of dimensions."
+            f"image_features has shape {list(image_features.shape)} and text_features "
+            f"{list(text_features.shape)} but both must have a row and the same D: give features "
+            "of the joint space."
         )
     return float((image / len(image_features) - text / len(text_features)).norm())
 
 
 def _unit_sum(features: Tensor, argument: str) -> Tensor:
-    """Returns the sum of all unit rows, `[D]`, some rows at a time."""
+    """Return the sum of all unit rows, `[D]`, some rows at a time."""
     first, *others = features.split(_ROWS)
     total = _unit(first, argument).sum(0)
     for number, rows in enumerate(others, start=1):
@@ -185,15 +206,18 @@ def _unit_sum(features: Tensor, argument: str) -> Tensor:
 def _unit(features: Tensor, argument: str, start: int = 0) -> Tensor:
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
-            f"{argument} is {features.dtype} of shape {list(features.shape)}: give floating point "
-            "rows [N, D]."
+            f"{argument} is {features.dtype} of shape {list(features.shape)} but must be floating "
+            "point [N, D]: give one row a feature."
         )
     features = features.detach().cpu().double()
     norms = features.norm(dim=1)
     wrong = ~((norms > 0) & norms.isfinite())
     if bool(wrong.any()):
         row = start + int(wrong.nonzero()[0])
-        raise ValueError(f"{argument} row {row} is zero or not finite: it has no direction.")
+        raise ValueError(
+            f"{argument} row {row} is zero or not finite but must have a direction: look at what "
+            "made it."
+        )
     return features / norms[:, None]
 
 
@@ -202,5 +226,5 @@ def _distance(cosine: Tensor) -> Tensor:
 
 
 def _spread(total: Tensor, count: int) -> Tensor:
-    """Returns the mean distance of all pairs of `count` unit vectors that add up to `total`."""
+    """Return the mean distance of all pairs of `count` unit vectors that add up to `total`."""
     return _distance((total @ total - count) / (count * (count - 1)))

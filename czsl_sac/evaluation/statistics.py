@@ -45,12 +45,12 @@ class SampleStatistics:
     seen_any: Tensor
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the tensors by name."""
+        """Return the tensors by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def cat(cls, parts: "list[SampleStatistics]") -> "SampleStatistics":
-        """Joins the statistics of several batches."""
+        """Join the statistics of several batches."""
         return cls(
             **{
                 field.name: torch.cat([getattr(part, field.name) for part in parts])
@@ -75,7 +75,7 @@ class ColumnGroups:
 
 
 class ScoreAccumulator:
-    """Gathers the statistics of one batch from chunks of columns.
+    """Gather the statistics of one batch from chunks of columns.
 
     Args:
         groups: which columns compete.
@@ -91,7 +91,7 @@ class ScoreAccumulator:
         self._seen_others = _Rivals(groups.seen_others, self._targets)
 
     def add(self, scores: Tensor, start: int) -> None:
-        """Takes the scores `[B, c]` of the columns start, …, start + c - 1."""
+        """Take the scores `[B, c]` of the columns start, …, start + c - 1."""
         position = self._targets - start
         rows = ((position >= 0) & (position < scores.shape[1])).nonzero().flatten()
         if len(rows):
@@ -102,7 +102,7 @@ class ScoreAccumulator:
             rivals.add(scores, start)
 
     def finish(self) -> SampleStatistics:
-        """Returns the statistics, in float64 on the CPU."""
+        """Return the statistics, in float64 on the CPU."""
         targets, score = self._targets.cpu(), self._target_score.cpu().double()
         seen, others = self._seen.finish(), self._seen_others.finish()
         unseen = [rivals.finish() for rivals in self._unseen]
@@ -149,11 +149,11 @@ class _Rivals:
 
         best, at_best = rivals.max(dim=1)  # the lowest column at ties
         before = torch.where(split > 0, best, -torch.inf)
-        # Only where the group stands on both sides of the label is a second look needed.
-        both = ((split > 0) & (split < len(columns))).nonzero().flatten()
-        if len(both):
-            after = torch.arange(len(columns), device=scores.device) >= split[both, None]
-            before[both] = rivals[both].masked_fill_(after, -torch.inf).amax(1)
+        # A second look is needed only where columns stand before the label and the best one after.
+        hidden = ((split > 0) & (at_best >= split)).nonzero().flatten()
+        if len(hidden):
+            after = torch.arange(len(columns), device=scores.device) >= split[hidden, None]
+            before[hidden] = rivals[hidden].masked_fill_(after, -torch.inf).amax(1)
 
         # Chunks come in ascending order: the older column keeps a tie.
         better = best > self._best

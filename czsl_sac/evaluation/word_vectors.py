@@ -16,7 +16,7 @@ def read_word_vectors(
     *,
     aliases: Mapping[str, str] | None = None,
 ) -> Tensor:
-    """Reads the vectors of names; only these are kept, so that a file of any size will do.
+    """Read the vectors of names; only these are kept, so that a file of any size will do.
 
     A name is lower-cased and replaced by its alias, if it has one. If the file has the whole of it,
     that vector counts; else it is split at underscores, points, hyphens and blanks, and its
@@ -63,18 +63,18 @@ def read_word_vectors(
             missing.append(f"{', '.join(lacking)} (of {name!r})")
     if missing:
         raise ValueError(
-            f"{path} lacks the words {'; '.join(missing)}: give aliases for these names, or use "
-            "text features instead."
+            f"{path} lacks the words {'; '.join(missing)} but must hold all: give aliases for "
+            "these names, or use text features instead."
         )
     if not rows:
-        raise ValueError("names is empty: give at least one.")
+        raise ValueError("names is empty but must hold one at least: give some.")
     return torch.stack(rows)
 
 
 def _read(path: str | PathLike[str], wanted: set[str]) -> dict[str, Tensor]:
     vectors: dict[str, Tensor] = {}
     size = None
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             word, *numbers = line.rstrip().split(" ")
             if word not in wanted or (number == 1 and len(numbers) == 1):
@@ -83,13 +83,14 @@ def _read(path: str | PathLike[str], wanted: set[str]) -> dict[str, Tensor]:
                 vector = torch.tensor([float(value) for value in numbers])
             except ValueError:
                 raise ValueError(
-                    f"{path}, line {number}: {word!r} is followed by something else than numbers."
+                    f"{path}, line {number}: {word!r} is followed by something else but must be by "
+                    "numbers alone: mend the line."
                 ) from None
             size = len(vector) if size is None else size
             if len(vector) != size or not size:
                 raise ValueError(
-                    f"{path}, line {number}: {word!r} has {len(vector)} numbers, the first word "
-                    f"read had {size}: the file is damaged."
+                    f"{path}, line {number}: {word!r} has {len(vector)} numbers but must have "
+                    f"{size or 'some'} as the first word read: the file is damaged, get it anew."
                 )
             vectors[word] = vector
     return vectors

@@ -21,7 +21,8 @@ from czsl_sac.functional.losses import (
 from czsl_sac.functional.memory import (
     memory_logits,
     prediction_entropy,
-    retrieve_prototypes,
+    prototype_similarities,
+    retrieval_weights,
     start_memory,
     store_sample,
 )
@@ -42,7 +43,8 @@ __all__ = [
     "memory_logits",
     "patch_max_reference",
     "prediction_entropy",
-    "retrieve_prototypes",
+    "prototype_similarities",
+    "retrieval_weights",
     "start_memory",
     "store_sample",
     "token_similarities",

@@ -7,6 +7,7 @@ reference that the fused implementations in `czsl_sac.kernels` are tested agains
 
 from torch import Tensor
 
+from czsl_sac.checks import check_range
 from czsl_sac.functional.precision import at_least_float32
 
 
@@ -81,8 +82,8 @@ def weighted_similarity(tokens: Tensor, text: Tensor, weights: Tensor) -> Tensor
     check_tokens_and_text(tokens, text)
     if weights.shape != tokens.shape[:2]:
         raise ValueError(
-            f"weights has shape {tuple(weights.shape)} but tokens has shape "
-            f"{tuple(tokens.shape)}: pass one weight per token, {tuple(tokens.shape[:2])}."
+            f"weights has shape {list(weights.shape)} but must be {list(tokens.shape[:2])}: give "
+            "one weight per token."
         )
     return feature_similarity((weights.unsqueeze(1) @ tokens).squeeze(1), text)
 
@@ -146,42 +147,41 @@ def blend_similarities(sparse: Tensor, class_token: Tensor, class_weight: float)
         >>> blend_similarities(torch.tensor([[0.4]]), torch.tensor([[0.2]]), 0.5)
         tensor([[0.3000]])
     """
-    if not 0.0 <= class_weight <= 1.0:
-        raise ValueError(
-            f"class_weight is {class_weight} but must lie in [0, 1]: "
-            "0 is sparse alignment, 1 the class token."
-        )
+    check_range("class_weight", class_weight, low=0, high=1)
     return (1.0 - class_weight) * sparse + class_weight * class_token
 
 
 def check_tokens_and_text(tokens: Tensor, text: Tensor) -> None:
-    """Raise ValueError unless tokens is `[B, T, D]` and text `[C, D]` or `[B, C, D]`.
+    """Refuse anything but tokens `[B, T, D]` and text `[C, D]` or `[B, C, D]`.
+
+    Raises:
+        ValueError: a shape is another one, or the sizes do not agree.
 
     Examples:
         >>> check_tokens_and_text(torch.zeros(2, 5, 8), torch.zeros(3, 8))
     """
     if tokens.dim() != 3:
         raise ValueError(
-            f"tokens has shape {tuple(tokens.shape)} but [B, T, D] is expected: "
-            "pass all tokens of the vision tower, the class token first."
+            f"tokens has shape {list(tokens.shape)} but must be [B, T, D]: give all tokens of the "
+            "vision tower, the class token first."
         )
     if tokens.shape[1] == 0:
         raise ValueError(
-            f"tokens has shape {tuple(tokens.shape)}: there is no token to reduce over, "
-            "pass at least one token per image."
+            f"tokens has shape {list(tokens.shape)} but must hold a token to reduce over: give at "
+            "least one per image."
         )
     if text.dim() not in (2, 3):
         raise ValueError(
-            f"text has shape {tuple(text.shape)} but [C, D] or [B, C, D] is expected: "
-            "pass one feature per composition."
+            f"text has shape {list(text.shape)} but must be [C, D] or [B, C, D]: give one feature "
+            "per composition."
         )
     if text.shape[-1] != tokens.shape[-1]:
         raise ValueError(
-            f"text has {text.shape[-1]} features but tokens has {tokens.shape[-1]}: "
-            "project both to the joint space of size D first."
+            f"text has D = {text.shape[-1]} but must have {tokens.shape[-1]} as tokens: project "
+            "both to the joint space first."
         )
     if text.dim() == 3 and text.shape[0] != tokens.shape[0]:
         raise ValueError(
-            f"text is given per image for {text.shape[0]} images but tokens has "
-            f"{tokens.shape[0]}: pass [B, C, D] with the same B, or [C, D] for all images."
+            f"text is given for {text.shape[0]} images but must be for {tokens.shape[0]} as "
+            "tokens: give [B, C, D] with the same B, or [C, D] for all images."
         )

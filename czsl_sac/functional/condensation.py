@@ -8,7 +8,7 @@ from torch import Tensor
 def condense_tokens(
     query: Tensor, keys: Tensor, values: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """Return what one query per image gathers from all tokens, and where it looked.
+    """Return what one query per image gathers from all tokens (v_q of Eq. 5), and where it looked.
 
     Multi-head attention of a single query, written plainly on projected keys and values.
 
@@ -32,9 +32,7 @@ def condense_tokens(
     """
     batch, num_tokens, dim = keys.shape
     if dim % num_heads:
-        raise ValueError(
-            f"num_heads is {num_heads} but must divide D = {dim}: choose a divisor of D."
-        )
+        raise ValueError(f"num_heads is {num_heads} but must divide D = {dim}: give a divisor.")
     head_dim = dim // num_heads
     split = (batch, num_tokens, num_heads, head_dim)
     scores = torch.einsum("bhd,bthd->bht", query.view(batch, num_heads, head_dim), keys.view(split))

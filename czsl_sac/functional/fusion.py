@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from czsl_sac.checks import check_range
 from czsl_sac.functional.precision import at_least_float32
+from czsl_sac.functional.probabilities import check_probabilities
 
 
 class PathProbabilities(NamedTuple):
@@ -14,6 +16,12 @@ class PathProbabilities(NamedTuple):
         composition: p(c|x), `[B, C]`.
         attribute: p(a|x), `[B, A]`.
         object: p(o|x), `[B, O]`.
+
+    Examples:
+        >>> from torch import zeros
+        >>> logits = zeros(1, 6), zeros(1, 2), zeros(1, 3)
+        >>> PathProbabilities(*(values.softmax(-1) for values in logits)).attribute
+        tensor([[0.5000, 0.5000]])
     """
 
     composition: Tensor
@@ -45,9 +53,8 @@ def combine_primitives(path: PathProbabilities, pairs: Tensor) -> Tensor:
     composition, attribute, object = (at_least_float32(p) for p in path)
     if pairs.shape != (composition.shape[-1], 2):
         raise ValueError(
-            f"pairs has shape {tuple(pairs.shape)} but the path predicts "
-            f"{composition.shape[-1]} compositions: pass [{composition.shape[-1]}, 2], an "
-            "attribute index and an object index for each."
+            f"pairs has shape {list(pairs.shape)} but must be [{composition.shape[-1]}, 2]: give "
+            "an attribute index and an object index for each composition that the path predicts."
         )
     return composition + attribute[:, pairs[:, 0]] * object[:, pairs[:, 1]]
 
@@ -60,6 +67,7 @@ def fuse_predictions(
     pairs: Tensor | None = None,
     beta: float,
     gamma: float,
+    partial: bool = False,
 ) -> Tensor:
     """Return β·p̄_sa + (1 − β)·(p̄_vac + γ·p_mb), the final prediction (Eq. 12 and 13).
 
@@ -71,12 +79,14 @@ def fuse_predictions(
             where a path is given as `PathProbabilities`.
         beta: β in [0, 1], the weight of sparse alignment.
         gamma: γ ≥ 0, the weight of the bank.
+        partial: whether the C columns are some of more, so that their sums say nothing.
 
     Returns:
         Scores `[B, C]`, float32 (float64 for float64 inputs); they rank, they do not sum to one.
 
     Raises:
-        ValueError: β or γ is out of range, `pairs` is missing, or the shapes differ.
+        ValueError: β or γ is out of range, `pairs` is missing, the shapes differ, or rows are no
+            probabilities: entries negative or NaN, or a sum other than 1 (for p̄, from 1 to 2).
 
     Examples:
         >>> sa, vac = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.5, 0.5]])
@@ -84,24 +94,27 @@ def fuse_predictions(
         >>> fuse_predictions(sa, vac, bank, beta=0.5, gamma=0.5)
         tensor([[0.7500, 0.5000]])
     """
-    if not 0.0 <= beta <= 1.0:
-        raise ValueError(f"beta is {beta} but must lie in [0, 1]: it weighs sa against vac.")
-    if not gamma >= 0.0:
-        raise ValueError(f"gamma is {gamma} but must be at least 0: it weighs the memory bank.")
+    check_range("beta", beta, low=0, high=1)
+    check_range("gamma", gamma, low=0)
     sa_scores = _path_scores(sa, pairs, "sa")
     vac_scores = _path_scores(vac, pairs, "vac")
     if sa_scores.shape != vac_scores.shape:
         raise ValueError(
-            f"sa scores {tuple(sa_scores.shape)} and vac scores {tuple(vac_scores.shape)} differ "
-            "in shape: both must be [B, C] over the same compositions."
+            f"vac has shape {list(vac_scores.shape)} but must be {list(sa_scores.shape)} as sa: "
+            "give both over the same images and compositions."
         )
+    if bank is not None and bank.shape != vac_scores.shape:
+        raise ValueError(
+            f"bank has shape {list(bank.shape)} but must be {list(vac_scores.shape)} as the paths: "
+            "give the bank's probabilities over the same compositions."
+        )
+    if not partial:
+        _check_path("sa", sa)
+        _check_path("vac", vac)
+        if bank is not None:
+            check_probabilities("bank", bank)
     if bank is None:
         return beta * sa_scores + (1.0 - beta) * vac_scores
-    if bank.shape != vac_scores.shape:
-        raise ValueError(
-            f"bank has shape {tuple(bank.shape)} but the paths give {tuple(vac_scores.shape)}: "
-            "pass the bank's probabilities over the same compositions."
-        )
     return beta * sa_scores + (1.0 - beta) * (vac_scores + gamma * at_least_float32(bank))
 
 
@@ -110,7 +123,15 @@ def _path_scores(path: PathProbabilities | Tensor, pairs: Tensor | None, name: s
         return at_least_float32(path)
     if pairs is None:
         raise ValueError(
-            f"pairs is missing but {name} is given as PathProbabilities: pass pairs [C, 2], or "
-            "pass p̄ [B, C] itself."
+            f"pairs is None but must be [C, 2], as {name} is given as PathProbabilities: give "
+            "space.pair_indices, or p̄ [B, C] itself."
         )
     return combine_primitives(path, pairs)
+
+
+def _check_path(name: str, path: PathProbabilities | Tensor) -> None:
+    if isinstance(path, Tensor):
+        check_probabilities(name, path, most=2.0)  # p̄, or p(c|x) alone
+        return
+    for kind, probabilities in path._asdict().items():
+        check_probabilities(f"{name}.{kind}", probabilities)

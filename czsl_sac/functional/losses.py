@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from czsl_sac.checks import check_range
+from czsl_sac.deprecation import keyword_options
 from czsl_sac.functional.precision import at_least_float32
 
 
@@ -23,8 +25,9 @@ def composition_probabilities(similarities: Tensor, temperature: float | Tensor)
     return F.softmax(at_least_float32(similarities) / temperature, dim=-1)
 
 
+@keyword_options
 def alignment_loss(
-    similarities: Tensor, targets: Tensor, temperature: float | Tensor = 1.0
+    similarities: Tensor, targets: Tensor, *, temperature: float | Tensor = 1.0
 ) -> Tensor:
     """Return −mean log p(c|x), the cross-entropy of Eq. 3 and 5 (and of L_a and L_o).
 
@@ -37,7 +40,7 @@ def alignment_loss(
         Scalar, in nats.
 
     Examples:
-        >>> alignment_loss(torch.tensor([[0.01, 0.0]]), torch.tensor([0]), 0.01)
+        >>> alignment_loss(torch.tensor([[0.01, 0.0]]), torch.tensor([0]), temperature=0.01)
         tensor(0.3133)
     """
     return F.cross_entropy(at_least_float32(similarities) / temperature, targets)
@@ -86,8 +89,9 @@ def distillation_loss(condenser_logits: Tensor, alignment_logits: Tensor) -> Ten
     """
     if condenser_logits.shape != alignment_logits.shape:
         raise ValueError(
-            f"condenser_logits has shape {tuple(condenser_logits.shape)} but alignment_logits has "
-            f"{tuple(alignment_logits.shape)}: both must be [B, C] over the same compositions."
+            f"alignment_logits has shape {list(alignment_logits.shape)} but must be "
+            f"{list(condenser_logits.shape)} as condenser_logits: give both over the same "
+            "compositions."
         )
     log_student = F.log_softmax(at_least_float32(condenser_logits), dim=-1)
     log_teacher = F.log_softmax(at_least_float32(alignment_logits.detach()), dim=-1)
@@ -112,8 +116,7 @@ def condenser_loss(base: Tensor, distillation: Tensor, alpha: float) -> Tensor:
         >>> condenser_loss(torch.tensor(2.0), torch.tensor(1.0), alpha=0.9)
         tensor(1.1000)
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha is {alpha} but must lie in [0, 1]: it weighs L_kl against L_base.")
+    check_range("alpha", alpha, low=0, high=1)
     return (1.0 - alpha) * base + alpha * distillation
 
 

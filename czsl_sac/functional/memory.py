@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from czsl_sac.checks import check_choice, check_range
 from czsl_sac.functional.precision import at_least_float32
 
 TextSlot = Literal["first_replaced", "until_full", "permanent"]
@@ -121,7 +122,7 @@ def store_sample(
         >>> store_sample(slots, torch.tensor([1.0, 0.0]), 0, 0.3, arrival=1)[1]  # a tie
         False
     """
-    check_choice("text_slot", text_slot, TextSlot)
+    check_choice("text_slot", text_slot, get_args(TextSlot))
     entropies, arrivals = slots.entropies[composition], slots.arrivals[composition]
     taken = slots.valid[composition]
     holds_text = taken & (entropies == float("inf"))
@@ -142,15 +143,15 @@ def store_sample(
     return new, True
 
 
-def retrieve_prototypes(
+def retrieval_weights(
     features: Tensor,
     slots: Tensor,
     valid: Tensor,
     *,
-    retrieval_temperature: float = 0.1,
+    retrieval_temperature: float | Tensor = 0.1,
     empty_slots: EmptySlots = "masked",
 ) -> Tensor:
-    """Return the prototypes p^i = softmax(v·B_iᵀ/τ_mb)·B_i of every image (Eq. 10, right).
+    """Return softmax(v·B_iᵀ/τ_mb), what every image takes from each slot (Eq. 10, right).
 
     Args:
         features: v_q, `[B, D]`, as given (unit vectors in the paper).
@@ -158,41 +159,41 @@ def retrieve_prototypes(
         valid: which slots are taken, `[C, N]` bool, at least one per composition.
         retrieval_temperature: τ_mb.
         empty_slots: `"masked"` leaves them out of the softmax; `"zeros"` lets them take
-            part as zero vectors, which shortens the prototypes.
+            part as zero vectors, which dilutes the weights of the others.
 
     Returns:
-        `[B, C, D]`, not normalised.
+        `[B, C, N]`.
 
     Raises:
         ValueError: a shape does not fit, a composition is empty or `empty_slots` is unknown.
 
     Examples:
-        >>> slots = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-        >>> valid = torch.tensor([[True, False]])
-        >>> retrieve_prototypes(torch.tensor([[0.0, 1.0]]), slots, valid)
+        >>> slots, valid = torch.eye(2).unsqueeze(0), torch.tensor([[True, False]])
+        >>> retrieval_weights(torch.zeros(1, 2), slots, valid)
         tensor([[[1., 0.]]])
-        >>> retrieve_prototypes(torch.tensor([[0.0, 1.0]]), slots, valid, empty_slots="zeros")
-        tensor([[[0.5000, 0.0000]]])
+        >>> retrieval_weights(torch.zeros(1, 2), slots, valid, empty_slots="zeros")
+        tensor([[[0.5000, 0.5000]]])
     """
-    check_choice("empty_slots", empty_slots, EmptySlots)
+    check_choice("empty_slots", empty_slots, get_args(EmptySlots))
     if slots.dim() != 3 or features.dim() != 2 or features.shape[1] != slots.shape[2]:
         raise ValueError(
-            f"features has shape {tuple(features.shape)} and slots {tuple(slots.shape)} but "
-            "[B, D] and [C, N, D] are expected: the last sizes must agree."
+            f"features has shape {list(features.shape)} and slots {list(slots.shape)} but they "
+            "must be [B, D] and [C, N, D]: give vectors of one size D."
         )
     if valid.shape != slots.shape[:2]:
         raise ValueError(
-            f"valid has shape {tuple(valid.shape)} but slots has shape {tuple(slots.shape)}: "
-            f"pass one flag per slot, {tuple(slots.shape[:2])}."
+            f"valid has shape {list(valid.shape)} but must be {list(slots.shape[:2])}: give one "
+            "flag per slot."
         )
     similarities = torch.einsum("bd,cnd->bcn", features, slots) / retrieval_temperature
     if empty_slots == "masked":
         if not valid.any(dim=1).all():
             raise ValueError(
-                "valid marks no slot of some composition: each must hold its text or a sample."
+                "valid has a composition without a slot but each must hold its text or a sample: "
+                "start from start_memory."
             )
         similarities = similarities.masked_fill(~valid, float("-inf"))
-    return torch.einsum("bcn,cnd->bcd", F.softmax(similarities, dim=-1), slots)
+    return F.softmax(similarities, dim=-1)
 
 
 def memory_logits(
@@ -200,12 +201,14 @@ def memory_logits(
     slots: Tensor,
     valid: Tensor,
     *,
-    retrieval_temperature: float = 0.1,
-    temperature: float = 0.01,
+    retrieval_temperature: float | Tensor = 0.1,
+    temperature: float | Tensor = 0.01,
     empty_slots: EmptySlots = "masked",
     normalize_prototypes: bool = True,
 ) -> Tensor:
     """Return v·p^i/τ, the logits of p_mb (Eq. 10, left, before the softmax).
+
+    The prototype p^i is the sum of a composition's slots by their retrieval weights.
 
     Args:
         features: v_q, `[B, D]`; l2-normalised here.
@@ -213,33 +216,36 @@ def memory_logits(
         valid: which slots are taken, `[C, N]` bool.
         retrieval_temperature: τ_mb.
         temperature: τ.
-        empty_slots: as for `retrieve_prototypes`; without effect on normalised
-            prototypes, since zero vectors change their length alone.
-        normalize_prototypes: whether p^i is l2-normalised.
+        empty_slots: as for `retrieval_weights`.
+        normalize_prototypes: whether p^i is l2-normalised. Zero vectors shorten it then, too:
+            by the share of the weights that they take.
 
     Returns:
         `[B, C]`.
 
     Raises:
-        ValueError: as for `retrieve_prototypes`.
+        ValueError: as for `retrieval_weights`.
 
     Examples:
-        >>> slots = start_memory(torch.eye(2), capacity=3)
-        >>> memory_logits(
-        ...     torch.tensor([[3.0, 4.0]]), slots.features, slots.valid, temperature=1.0
-        ... )
+        >>> slots = start_memory(torch.eye(2), capacity=2)
+        >>> v = torch.tensor([[3.0, 4.0]])
+        >>> memory_logits(v, slots.features, slots.valid, temperature=1.0)
         tensor([[0.6000, 0.8000]])
+        >>> memory_logits(v, slots.features, slots.valid, temperature=1.0, empty_slots="zeros")
+        tensor([[0.5985, 0.7997]])
     """
     features = F.normalize(features, dim=-1)
-    prototypes = retrieve_prototypes(
+    weights = retrieval_weights(
         features,
         slots,
         valid,
         retrieval_temperature=retrieval_temperature,
         empty_slots=empty_slots,
     )
+    weights = weights * valid
+    prototypes = torch.einsum("bcn,cnd->bcd", weights, slots)
     if normalize_prototypes:
-        prototypes = F.normalize(prototypes, dim=-1)
+        prototypes = F.normalize(prototypes, dim=-1) * weights.sum(dim=-1, keepdim=True)
     return torch.einsum("bd,bcd->bc", features, prototypes) / temperature
 
 
@@ -247,7 +253,7 @@ def prototype_similarities(
     similarities: Tensor,
     taken: Tensor,
     *,
-    retrieval_temperature: float = 0.1,
+    retrieval_temperature: float | Tensor = 0.1,
     gram: Tensor | None = None,
     empty: Tensor | None = None,
 ) -> Tensor:
@@ -262,11 +268,11 @@ def prototype_similarities(
         retrieval_temperature: τ_mb.
         gram: G, inner products of the slots with each other, `[K, N, N]`; given, p^i is
             normalised. In float32, lengths below 3e-4 drown in rounding.
-        empty: number of zero vectors that take part in the softmax, `[K]`; without effect on
-            normalised prototypes.
+        empty: number of zero vectors that take part in the softmax, `[K]`; they shorten p^i by
+            the share of the weights that they take, normalised or not.
 
     Returns:
-        `[K, B]`, cosines if `gram` is given.
+        `[K, B]`; with `gram` and without `empty` cosines.
 
     Examples:
         >>> slots, v = torch.eye(2).unsqueeze(0), torch.tensor([[1.0], [0.0]])
@@ -284,10 +290,10 @@ def prototype_similarities(
         squared = (weights * (gram @ weights)).sum(dim=1)
         # |v·p| ≤ ‖p‖ for a unit v: rounding must not break that where slots cancel out.
         squared = torch.maximum(squared, products.detach().square()).clamp_min(1e-24)
-        return products * squared.rsqrt()
+        products = products * squared.rsqrt()
     if empty is not None:
         empty_share = empty.to(scaled.dtype).log().unsqueeze(1)
-        return products * torch.sigmoid(scaled.logsumexp(dim=1) - empty_share)
+        products = products * torch.sigmoid(scaled.logsumexp(dim=1) - empty_share)
     return products
 
 
@@ -302,47 +308,24 @@ def text_entropy(text_slot: TextSlot) -> float:
 
 
 def check_start(text: Tensor, capacity: int, text_slot: str) -> None:
-    """Raise ValueError unless a bank can start from these.
+    """Refuse what a bank cannot start from.
+
+    Raises:
+        ValueError: text is no usable `[C, D]`, or an option is unknown or out of range.
 
     Examples:
         >>> check_start(torch.ones(5, 8), 16, "first_replaced")
     """
-    check_choice("text_slot", text_slot, TextSlot)
+    check_choice("text_slot", text_slot, get_args(TextSlot))
     if text.dim() != 2 or 0 in text.shape or not text.is_floating_point():
         raise ValueError(
-            f"text has shape {tuple(text.shape)} and dtype {text.dtype} but floating-point "
-            "[C, D] is expected: pass one text embedding per composition."
+            f"text is {text.dtype} of shape {list(text.shape)} but must be floating point [C, D]: "
+            "give one text embedding per composition."
         )
-    least = 2 if text_slot == "permanent" else 1
-    if capacity < least:
-        raise ValueError(
-            f"capacity is {capacity} but must be at least {least} with text_slot={text_slot!r}: "
-            "it counts the slots of a composition, the text's included."
-        )
+    check_range("capacity", capacity, low=2 if text_slot == "permanent" else 1)
     norms = at_least_float32(text.detach()).norm(dim=-1)
     if not bool(((norms > 0) & norms.isfinite()).all()):
         raise ValueError(
-            "text has a row that is zero or not finite: every composition needs an embedding "
-            "that can be normalised."
+            "text has a row that is zero or not finite but every composition must have a "
+            "direction: look at what made it."
         )
-
-
-def check_choice(name: str, value: str, choices: object) -> None:
-    """Raise ValueError unless the value is one of the literals.
-
-    Examples:
-        >>> check_choice("empty_slots", "zeros", EmptySlots)
-    """
-    if value not in get_args(choices):
-        expected = " or ".join(repr(choice) for choice in get_args(choices))
-        raise ValueError(f"{name} is {value!r} but must be {expected}.")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless the value is positive and finite.
-
-    Examples:
-        >>> check_positive("temperature", 0.01)
-    """
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} is {value} but must be a positive finite number.")

@@ -4,13 +4,14 @@ A method declares its parts; the loop, the evaluator and the checkpoints are the
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from czsl_sac.blocks.alignment import Aligner
 from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.predictor import ChunkedPredictor, Predictor
 from czsl_sac.space import CompositionSpace
 
@@ -27,19 +28,21 @@ class ParameterGroup(NamedTuple):
     """Parameters that share a learning rate.
 
     Attributes:
-        name: `"base"`, or `"condenser"` for parameters with a learning rate of their own.
         parameters: the parameters.
+        lr: their learning rate; None takes the run's.
+        weight_decay: likewise.
     """
 
-    name: str
     parameters: list[nn.Parameter]
+    lr: float | None = None
+    weight_decay: float | None = None
 
 
 class CZSLMethod(nn.Module):
     """Base of all methods.
 
-    A subclass sets `stages` and `aligner`, and implements `forward` (the losses), unless it is not
-    trained, and `predictor`.
+    A subclass names its `Options`, sets `aligner`, and implements `build`, `predictor` and, if it
+    is trained, `forward` (the losses). The other methods are hooks of the one training loop.
 
     Args:
         backbone: CLIP, already adapted (LoRA, adapters) and with `requires_grad` set.
@@ -49,6 +52,9 @@ class CZSLMethod(nn.Module):
     Raises:
         ValueError: no composition of the space is seen.
     """
+
+    Options: ClassVar[type[MethodOptions]]
+    """Its options, which also say what it is called and what it reads of an image."""
 
     stages: tuple[str, ...] = ("train",)
     """Names of the training loops that follow each other; empty for a method without training."""
@@ -74,6 +80,28 @@ class CZSLMethod(nn.Module):
         self.register_buffer("seen_pairs", space.pair_indices[space.seen_mask], persistent=False)
         self.register_buffer("seen_position", position, persistent=False)
 
+    @classmethod
+    def build(cls, options: Any, backbone: CLIPBackbone, space: CompositionSpace) -> "CZSLMethod":
+        """Return the method that options describe.
+
+        Args:
+            options: of this method, an instance of `Options`.
+            backbone: CLIP, already adapted.
+            space: attributes, objects and compositions.
+        """
+        raise NotImplementedError
+
+    def encode(self, images: Tensor) -> Any:
+        """Return what the method sees of images: the one door of training and prediction.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised, or what a feature cache keeps of them.
+
+        Returns:
+            Tokens `[B, T, D]`, the class token first, unless a subclass says otherwise.
+        """
+        return self.backbone.encode_image(images)
+
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the losses of a batch; `"total"` is minimised, the others are logged.
 
@@ -96,11 +124,25 @@ class CZSLMethod(nn.Module):
 
     def parameter_groups(self, stage: str) -> list[ParameterGroup]:
         """Return what `stage` trains: by default every parameter that requires a gradient."""
-        return [ParameterGroup("base", [p for p in self.parameters() if p.requires_grad])]
+        return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
+
+    def stage_epochs(self, stage: str) -> int | None:
+        """Return how many epochs `stage` takes; None: as many as the run says."""
+        return None
+
+    def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Take in the training images before the first epoch; most methods need nothing of them.
+
+        Args:
+            batches: images without augmentation `[B, 3, H, W]`, and their targets `[B]`.
+        """
 
     def train_stage(self, stage: str) -> None:
         """Set training mode for `stage`; called at the start of each of its epochs."""
         self.train()
+
+    def after_step(self) -> None:
+        """Do what follows each step of the optimiser, such as a moving average."""
 
     def fill_memory(self, batches: Iterable[Tensor]) -> None:
         """Take in what the method remembers of the training images; most remember nothing.
@@ -159,7 +201,8 @@ class CZSLMethod(nn.Module):
             ValueError: a target is not a seen composition.
         """
         positions = self.seen_position[targets]
-        if bool((positions < 0).any()):
+        # On a GPU the look would wait for the card; there -1 is no class of the loss either.
+        if positions.device.type == "cpu" and bool((positions < 0).any()):
             pair = self.space.pairs[int(targets[positions < 0][0])]
             raise ValueError(
                 f"targets holds the unseen composition {pair} but training uses seen ones: "

@@ -1,16 +1,18 @@
 """What scores images at test: against all compositions at once, or chunk by chunk."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from czsl_sac.blocks.alignment import Aligner, ClassTokenAligner
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.functional.losses import composition_probabilities
 from czsl_sac.space import CompositionSpace
+
+if TYPE_CHECKING:
+    from czsl_sac.methods.base import CZSLMethod
 
 
 class Predictor:
@@ -90,6 +92,11 @@ class Predictor:
         """
         raise NotImplementedError(f"{type(self).__name__} shows nothing of what it compares")
 
+    @property
+    def says_what_it_compares(self) -> bool:
+        """Whether `compared` is implemented."""
+        return type(self).compared is not Predictor.compared
+
     def attention(self, encoded: Any) -> Tensor | None:
         """Return where a condenser looks, `[B, T]`; None where there is no condenser.
 
@@ -138,32 +145,26 @@ class ChunkedPredictor(Predictor):
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 
 
-class AlignmentPredictor(ChunkedPredictor):
-    """One text feature a composition, one alignment head: zero-shot CLIP, CoOp and CSP.
+class TextPredictor(ChunkedPredictor):
+    """A predictor whose compositions have one text feature each, whatever the image.
+
+    A subclass implements `score_chunks`.
 
     Args:
+        method: whose tokens and alignment head it takes.
         space: the compositions to score.
-        backbone: whose tokens are compared with the texts.
-        aligner: the alignment head.
         text: `[C, D]`.
     """
 
-    def __init__(
-        self, space: CompositionSpace, backbone: CLIPBackbone, aligner: Aligner, text: Tensor
-    ) -> None:
+    def __init__(self, method: "CZSLMethod", space: CompositionSpace, text: Tensor) -> None:
         super().__init__(space)
-        self.backbone, self.aligner, self.text = backbone, aligner, text
+        self.method, self.text = method, text
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return the tokens `[B, T, D]`."""
-        return self.backbone.encode_image(images)
-
-    @torch.no_grad()
-    def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
-        """Yield logits `[B, c]` of tokens `[B, T, D]`."""
-        for text in self.text.split(self.chunk_size):
-            yield self.aligner(encoded, text)
+        tokens: Tensor = self.method.encode(images)
+        return tokens
 
     def compared(self, encoded: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens `[B, T, D]` and the text features `[B, D]` of `columns` `[B]`."""
@@ -176,7 +177,17 @@ class AlignmentPredictor(ChunkedPredictor):
 
     def gap_features(self, encoded: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the class token, and what the head compares with the text."""
-        return token_features(self.aligner, encoded, self.text[targets])
+        return token_features(self.method.aligner, encoded, self.text[targets])
+
+
+class AlignmentPredictor(TextPredictor):
+    """One text feature a composition, one alignment head: zero-shot CLIP, CoOp and CSP."""
+
+    @torch.no_grad()
+    def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
+        """Yield logits `[B, c]` of tokens `[B, T, D]`."""
+        for text in self.text.split(self.chunk_size):
+            yield self.method.aligner(encoded, text)
 
 
 @torch.no_grad()

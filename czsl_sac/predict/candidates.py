@@ -1,8 +1,8 @@
 """The compositions that a prediction may name, as a user asks for them."""
 
-import difflib
 from pathlib import Path
 
+from czsl_sac.checks import suggestion
 from czsl_sac.space import CompositionSpace, Pair
 
 KEYWORDS = ("all", "seen", "open")
@@ -37,11 +37,10 @@ def candidate_space(space: CompositionSpace, candidates: str) -> CompositionSpac
         return space.open_world()
     path = Path(candidates)
     if not path.is_file():
-        near = difflib.get_close_matches(candidates, KEYWORDS, n=1)
-        hint = f": did you mean {near[0]}?" if near else ", and there is no such file"
+        remedy = suggestion(candidates, KEYWORDS) or "there is no such file, give one that exists."
         raise ValueError(
             f"candidates is {candidates!r} but must be all, seen, open, or a file with an "
-            f"attribute and an object a line{hint}"
+            f"attribute and an object a line: {remedy}"
         )
     pairs = list(dict.fromkeys(_read_list(path, space)))
     if not pairs:
@@ -74,23 +73,28 @@ def parse_pair(text: str, space: CompositionSpace, where: str) -> Pair:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise ValueError(f"{where} is {text!r}, which can be read as {fitting[0]} or {fitting[1]}")
+        raise ValueError(
+            f"{where} is {text!r} but must name one composition, and can be read as {fitting[0]} "
+            f"or {fitting[1]}: rename an attribute or an object of the data set."
+        )
     if not splits:
-        raise ValueError(f"{where} is {text!r} but must be an attribute and an object")
+        raise ValueError(
+            f"{where} is {text!r} but must be an attribute and an object: write both, with a "
+            "space between."
+        )
     attribute, obj = next((s for s in splits if s[0] in space.attributes), splits[-1])
     unknown, known, kind = (
         (obj, space.objects, "object")
         if attribute in space.attributes
         else (attribute, space.attributes, "attribute")
     )
-    near = difflib.get_close_matches(unknown, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {_some(known)}"
+    hint = suggestion(unknown, known) or f"known are {_some(known)}"
     raise ValueError(f"{where} is {text!r}, but {unknown!r} is no {kind} of the run: {hint}")
 
 
 def _read_list(path: Path, space: CompositionSpace) -> list[Pair]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from error
     return [

@@ -2,35 +2,45 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TextIO
 
+from czsl_sac.data.words import visible
 from czsl_sac.predict.predictions import Prediction
 
 Format = Literal["table", "csv", "jsonl"]
 
 CSV_COLUMNS = ("image", "kind", "rank", "attribute", "object", "seen", "probability")
 
+UNENCODABLE = "backslashreplace"
+r"""How a CSV stream should write file names that are no Unicode: byte 0xff as `\udcff`."""
+
 
 def write_predictions(predictions: Iterable[Prediction], format: Format, stream: TextIO) -> None:
     """Write predictions to a stream; CSV and JSON lines as they come, a table at the end.
+
+    No name can break the output: control characters and bytes that are no Unicode are escaped in
+    JSON, from which the name is read back as it was, and shown as escapes in a table, and in CSV
+    on a terminal.
 
     Args:
         predictions: may be a generator.
         format: `"table"`; `"csv"`, a row for each composition (and each attribute and object, in
             the column `kind`) of an image; or `"jsonl"`, an object for each image.
-        stream: open for text, with `newline=""`.
+        stream: open for text, with `newline=""` and `errors=UNENCODABLE`.
     """
     if format == "jsonl":
         for prediction in predictions:
-            stream.write(json.dumps(to_json(prediction), ensure_ascii=False) + "\n")
+            stream.write(_json_line(prediction, stream.encoding) + "\n")
     elif format == "csv":
+        shown: Callable[[object], str] = visible if stream.isatty() else str
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for prediction in predictions:
-            writer.writerows(_csv_rows(prediction))
+            writer.writerows([*map(shown, row)] for row in _csv_rows(prediction))
     else:
         stream.write(_table(predictions) + "\n")
+    stream.flush()  # a full disk is met here, where it is an error, and not when Python ends
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
@@ -55,6 +65,16 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
         ],
         "objects": [{"object": name, "probability": value} for name, value in prediction.objects],
     }
+
+
+def _json_line(prediction: Prediction, encoding: str | None) -> str:
+    content = to_json(prediction)
+    line = json.dumps(content, ensure_ascii=False)
+    try:
+        line.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(content)
+    return line if line.isprintable() else json.dumps(content)
 
 
 def _csv_rows(prediction: Prediction) -> Iterator[tuple[object, ...]]:
@@ -85,7 +105,7 @@ def _table(predictions: Iterable[Prediction]) -> str:
             for ranked in lists:
                 name, value = ranked[rank] if rank < len(ranked) else ("", None)
                 cells += [name, "" if value is None else f"{100 * value:.1f}"]
-            rows.append(cells)
+            rows.append([*map(visible, cells)])
     headers = ["image", "composition", "%", "attribute", "%", "object", "%"]
     align = ("left", *("left", "right") * 3)
     table = tabulate(rows, headers=headers, colalign=align, disable_numparse=True)

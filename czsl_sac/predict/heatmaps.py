@@ -1,101 +1,32 @@
-"""Where a prediction comes from, drawn over the image (the paper's Fig. 5 and 12).
+"""Where a prediction comes from, drawn over the image: a colour means one value in a picture."""
 
-Three maps over the patches: the similarity of each to the composition's text with the patch that
-sparse alignment takes (Eq. 2), the attention of the condenser (Sec. 4.2), and the attention of
-the class token in CLIP's last layer, which is all that methods on the class token have.
-"""
-
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from czsl_sac.blocks.alignment import ClassTokenAligner, PatchMaxAligner
-from czsl_sac.clip.vision import VisionTower
+from czsl_sac.data.words import visible
 from czsl_sac.files import write_atomically
 from czsl_sac.methods.base import CZSLMethod, Predictor
-from czsl_sac.predict.pictures import visible
+from czsl_sac.pictures import colours
+from czsl_sac.predict.looks import Looks, look_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+SIMILARITY, ATTENTION = "cosine similarity to the text", "share of the attention, %"
+"""What the maps measure: the labels of their colour bars."""
 
-class Looks(NamedTuple):
-    """Where a method looked in B images, for one composition each; of T tokens, class token first.
-
-    Attributes:
-        similarity: of each token to the composition's text, before the reduction, `[B, T]`; None
-            where the class token alone is compared.
-        winner: token that sparse alignment takes, `[B]`; None for other reductions and methods.
-        condenser: attention of the condenser's last block, `[B, T]`; None without a condenser.
-        class_token: attention of the class token in the vision tower's last layer, `[B, T]`.
-    """
-
-    similarity: Tensor | None
-    winner: Tensor | None
-    condenser: Tensor | None
-    class_token: Tensor
-
-
-@torch.no_grad()
-def look_at(method: CZSLMethod, predictor: Predictor, images: Tensor, columns: Tensor) -> Looks:
-    """Return where a method looks for one composition in each image; no state changes.
-
-    Args:
-        method: in evaluation mode.
-        predictor: the method's.
-        images: `[B, 3, H, W]`, normalised.
-        columns: the compositions, of `predictor.space`, `[B]`.
-
-    Returns:
-        Maps in float32, on the CPU.
-    """
-    columns, encoded = columns.to(images.device), predictor.encode(images)
-    similarity = winner = None
-    if not isinstance(method.aligner, ClassTokenAligner):
-        tokens, text = predictor.compared(encoded, columns)
-        units = (F.normalize(each, dim=-1) for each in (tokens, text))
-        similarity = torch.einsum("btd,bd->bt", *units)
-        if isinstance(method.aligner, PatchMaxAligner) and method.aligner.reduction == "max":
-            winner = method.aligner.similarity(tokens, text[:, None], return_indices=True)[1][:, 0]
-    attention = (predictor.attention(encoded), class_attention(method.backbone.visual, images))
-    maps = (None if m is None else m.float().cpu() for m in (similarity, *attention))
-    similarity, condenser, class_token = maps
-    assert class_token is not None
-    return Looks(similarity, None if winner is None else winner.cpu(), condenser, class_token)
-
-
-def class_attention(visual: VisionTower, images: Tensor) -> Tensor:
-    """Return the attention of the class token in the last layer, mean over heads.
-
-    Args:
-        visual: the vision tower.
-        images: `[B, 3, H, W]`, normalised.
-
-    Returns:
-        `[B, T]`, rows summing to one.
-
-    Examples:
-        >>> from czsl_sac import load_backbone
-        >>> visual = load_backbone("tiny").visual
-        >>> class_attention(visual, torch.zeros(2, 3, 64, 64)).shape
-        torch.Size([2, 65])
-    """
-    attention = visual.transformer.resblocks[-1].get_submodule("attn")
-    weights: list[Tensor] = []
-    handle = attention.register_forward_pre_hook(
-        lambda module, inputs: weights.append(module.first_weights(inputs[0]))
-    )
-    try:
-        visual.states(images)
-    finally:
-        handle.remove()
-    return weights[0]
+_NOTHING = 0.5
+"""Attention on all patches, in percent, below which it is written as 0 and nothing is drawn."""
+_LONGEST = 200
+"""Bytes of an image's name that its picture keeps: file systems allow 255 with what is added."""
 
 
 class HeatmapWriter:
@@ -132,14 +63,14 @@ class HeatmapWriter:
         """
         if not paths:
             return []
-        space = self.predictor.space
+        space, backbone = self.predictor.space, self.method.backbone
         columns = (
             probabilities.argmax(dim=1)
             if column is None
             else torch.full((len(paths),), column, dtype=torch.int64)
         )
         looks = look_at(self.method, self.predictor, images, columns)
-        shown = visible(images, self.method.backbone)
+        shown = colours(images, mean=backbone.mean, std=backbone.std)
         written = []
         for row, (path, index) in enumerate(zip(paths, columns.tolist(), strict=True)):
             title = f"{' '.join(space.pairs[index])}: {100 * probabilities[row, index]:.1f} %"
@@ -152,16 +83,21 @@ class HeatmapWriter:
         return written
 
     def _name(self, path: Path) -> str:
-        name, number = f"{path.stem}_heatmap.png", 1
+        stem = path.stem
+        while len(os.fsencode(stem)) > _LONGEST:
+            stem = stem[:-1]
+        name, number = f"{stem}_heatmap.png", 1
         while name.lower() in self._taken:  # some file systems do not tell A from a
             number += 1
-            name = f"{path.stem}_heatmap_{number}.png"
+            name = f"{stem}_heatmap_{number}.png"
         self._taken.add(name.lower())
         return name
 
 
 def draw_looks(image: Tensor, looks: Looks, row: int, title: str) -> "Figure":
     """Return the figure of one image: as it is, and under each map that there is.
+
+    Maps of one measure share their scale and their colour bar.
 
     Args:
         image: `[H, W, 3]` in [0, 1].
@@ -172,19 +108,22 @@ def draw_looks(image: Tensor, looks: Looks, row: int, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     panels = list(panels_of(looks, row))
-    figure = Figure(figsize=(2.2 * (1 + len(panels)), 2.7), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    axes: Sequence[Axes] = figure.subplots(1, 1 + len(panels))
-    for axis in axes:
+    figure = Figure(figsize=(2.3 * (1 + len(panels)), 3.4), dpi=110, layout="compressed")
+    figure.suptitle(visible(title), fontsize=11, parse_math=False)
+    grid = figure.add_gridspec(2, 1 + len(panels), height_ratios=[1, 0.05])
+    first, *others = (figure.add_subplot(grid[0, column]) for column in range(1 + len(panels)))
+    for axis in (first, *others):
         axis.set_axis_off()
         axis.imshow(image.numpy(), interpolation="bilinear")
-    axes[0].set_title("image", fontsize=9)
-    for axis, panel in zip(axes[1:], panels, strict=True):
-        axis.set_title(panel.title, fontsize=9)
-        _overlay(axis, panel.weights, image.shape[0])
-        if panel.patch is not None:
-            side = len(panel.weights)
-            _outline(axis, panel.patch, image.shape[0] / side, side, won=panel.won)
+    first.set_title("image\n", fontsize=9)
+    for measure in dict.fromkeys(panel.measure for panel in panels):
+        own = [column for column, panel in enumerate(panels) if panel.measure == measure]
+        scale = _scale([panels[column] for column in own])
+        for column in own:
+            others[column].set_title(panels[column].title, fontsize=9)
+            _paint(others[column], panels[column], image.shape[0], scale)
+        bar = figure.add_subplot(grid[1, 1 + own[0] : 2 + own[-1]])
+        _colour_bar(figure, bar, measure, scale, panels[own[0]].class_token)
     return figure
 
 
@@ -193,15 +132,21 @@ class Panel(NamedTuple):
 
     Attributes:
         title: in two lines.
-        weights: of the patches, `[side, side]`.
+        measure: what is mapped, with its unit.
+        weights: of the patches, `[side, side]`; None if there is nothing to draw.
         patch: to outline, counted from 0 by rows; None for none.
         won: whether sparse alignment took that patch, rather than the class token.
+        class_token: value of the class token, to be marked on the colour bar; None for none.
+        note: to write into the picture.
     """
 
     title: str
-    weights: Tensor
+    measure: str
+    weights: Tensor | None
     patch: int | None = None
     won: bool = False
+    class_token: float | None = None
+    note: str = ""
 
 
 def panels_of(looks: Looks, row: int) -> Iterator[Panel]:
@@ -218,20 +163,27 @@ def panels_of(looks: Looks, row: int) -> Iterator[Panel]:
         ("class token's attention", looks.class_token),
     ):
         if weights is not None:
-            share = 100 * float(weights[row, 1:].sum())
-            yield Panel(f"{name}\n{share:.0f} % on patches", _grid(weights[row]))
+            percent = 100 * _grid(weights[row])
+            share = float(percent.sum())
+            title = f"{name}\n{share:.0f} % on patches"
+            if share < _NOTHING:
+                yield Panel(title, ATTENTION, None, note="all on the class token")
+            else:
+                yield Panel(title, ATTENTION, percent)
 
 
 def _similarity_panel(values: Tensor, winners: Tensor | None, row: int) -> Panel:
+    grid, class_token = _grid(values), float(values[0])
     if winners is None:
-        return Panel("similarity to the text\naveraged by the reduction", _grid(values))
+        title = "similarity to the text\nbefore the reduction"
+        return Panel(title, SIMILARITY, grid, class_token=class_token)
     winner = int(winners[row])
     if winner > 0:
         title = f"sparse alignment\ntakes the patch: {values[winner]:.2f}"
-        return Panel(title, _grid(values), winner - 1, won=True)
+        return Panel(title, SIMILARITY, grid, winner - 1, True, class_token)
     best = int(values[1:].argmax())
-    title = f"sparse alignment takes\nclass token {values[0]:.2f}, patch {values[best + 1]:.2f}"
-    return Panel(title, _grid(values), best)
+    title = f"sparse alignment\nbest patch {values[best + 1]:.2f}, class token {class_token:.2f}"
+    return Panel(title, SIMILARITY, grid, best, False, class_token, "class token won")
 
 
 def _grid(tokens: Tensor) -> Tensor:
@@ -240,19 +192,62 @@ def _grid(tokens: Tensor) -> Tensor:
     return tokens[1:].view(side, side)
 
 
-def _overlay(axis: "Axes", weights: Tensor, size: int) -> None:
-    low, high = weights.aminmax()
-    scaled = (weights - low) / (high - low).clamp(min=1e-12)
-    edges = (-0.5, size - 0.5, size - 0.5, -0.5)
-    axis.imshow(
-        scaled.numpy(),
-        cmap="turbo",
-        vmin=0,
-        vmax=1,
-        alpha=0.5,
-        extent=edges,
-        interpolation="bicubic",
-    )
+class _Scale(NamedTuple):
+    """What the colours of a measure mean in one picture."""
+
+    low: float
+    high: float
+    colours: "Colormap"
+
+
+def _scale(panels: Sequence[Panel]) -> _Scale:
+    """One scale for all maps of a measure; the class token's value is on it."""
+    import matplotlib
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    rgba = matplotlib.colormaps["turbo"](np.linspace(0, 1, 256))
+    drawn = [panel.weights for panel in panels if panel.weights is not None]
+    if panels[0].measure == ATTENTION:
+        # From nothing, which leaves the image as it is. Never finer than attention that is spread
+        # evenly: what is next to nothing must not look like a spot.
+        rgba[:, 3] = np.linspace(0, 1, 256).clip(max=0.35) / 0.35 * 0.65
+        even = 100 / max((weights.numel() for weights in drawn), default=100)
+        high = max((float(weights.max()) for weights in drawn), default=0.0)
+        return _Scale(0.0, max(high, even), ListedColormap(rgba))
+    rgba[:, 3] = 0.5
+    values = [weights.flatten() for weights in drawn]
+    values += [torch.tensor([p.class_token]) for p in panels if p.class_token is not None]
+    low, high = (float(edge) for edge in torch.cat(values).aminmax())
+    return _Scale(low, max(high, low + 1e-6), ListedColormap(rgba))
+
+
+def _paint(axis: "Axes", panel: Panel, size: int, scale: _Scale) -> None:
+    if panel.weights is not None:
+        edges = (-0.5, size - 0.5, size - 0.5, -0.5)
+        axis.imshow(
+            panel.weights.numpy(),
+            cmap=scale.colours,
+            vmin=scale.low,
+            vmax=scale.high,
+            extent=edges,
+            interpolation="bilinear",
+            interpolation_stage="data",
+        )
+        if panel.patch is not None:
+            side = len(panel.weights)
+            _outline(axis, panel.patch, size / side, side, won=panel.won)
+    if panel.note:
+        box: dict[str, Any] = {"facecolor": "black", "alpha": 0.75, "edgecolor": "none", "pad": 2}
+        axis.text(
+            *(0.5, 0.03, panel.note),
+            transform=axis.transAxes,
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color="white",
+            bbox=box,
+        )
 
 
 def _outline(axis: "Axes", patch: int, step: float, side: int, *, won: bool) -> None:
@@ -265,3 +260,21 @@ def _outline(axis: "Axes", patch: int, step: float, side: int, *, won: bool) -> 
             corner, step, step, fill=False, edgecolor=colour, linewidth=width, linestyle=style
         )
         axis.add_patch(box)
+
+
+def _colour_bar(
+    figure: "Figure", axis: "Axes", measure: str, scale: _Scale, class_token: float | None
+) -> None:
+    """Draw the scale of a measure, with a mark at the class token's value."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
+
+    colours = ScalarMappable(Normalize(scale.low, scale.high), scale.colours)
+    figure.colorbar(colours, cax=axis, orientation="horizontal", ticks=MaxNLocator(4))
+    axis.tick_params(labelsize=7)
+    if class_token is not None:
+        measure += " (▼ class token)"
+        place = axis.get_xaxis_transform()
+        axis.plot([class_token], [1], "kv", markersize=6, clip_on=False, transform=place)
+    axis.set_xlabel(measure, fontsize=8)

@@ -1,7 +1,9 @@
 """Image files as a user names them: found, read, and the bad ones told apart from the good."""
 
 import glob
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from czsl_sac.data.images import UnreadableImageError, read_image
+from czsl_sac.data.reading import UnreadableImageError, read_image
+from czsl_sac.data.sources.paths import files_below
+from czsl_sac.data.words import visible
+
+MAX_RATIO = 100
+"""An image's longer side over its shorter one; above it, resizing would fill the memory."""
 
 
 class ImageBatch(NamedTuple):
@@ -58,8 +65,7 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[str]]:
         matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
         files = [f for match in (matches if is_pattern else [path]) for f in _files_at(match)]
         if not files:
-            reason = "holds no file" if path.is_dir() else "is missing"
-            missing.append(f"{name} {'matches no file' if is_pattern else reason}")
+            missing.append(f"{name} {'matches no file' if is_pattern else _what_is_wrong(path)}")
         found.update(dict.fromkeys(files))
     return list(found), missing
 
@@ -82,9 +88,29 @@ class ImageFiles(Dataset[tuple[Path, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[Path, Tensor | str]:
         path = self.paths[index]
         try:
-            return path, self.transform(read_image(path))
+            with _named_warnings(path):
+                image = read_image(path)
+                narrow, wide = sorted(image.size)
+                if wide > MAX_RATIO * narrow:
+                    return path, f"{path} has sides of {image.width} × {image.height}: crop it"
+                return path, self.transform(image)
         except UnreadableImageError as error:
             return path, str(error)
+        except (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return path, f"{path} cannot be brought to the backbone's size ({reason})"
+
+
+@contextmanager
+def _named_warnings(path: Path) -> Iterator[None]:
+    """Let what warns of an image, such as Pillow of its EXIF, say which one."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            found = {" ".join(str(warning.message).split()) for warning in caught}
+    for message in sorted(found):
+        warnings.warn(f"{visible(path)}: {message}", stacklevel=2)
 
 
 def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
@@ -93,14 +119,22 @@ def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
     Args:
         items: paths with images or with what is wrong.
     """
-    images = {path: image for path, image in items if isinstance(image, Tensor)}
+    read = [(path, image) for path, image in items if isinstance(image, Tensor)]
     unreadable = [problem for _, problem in items if isinstance(problem, str)]
-    stacked = torch.stack(list(images.values())) if images else torch.empty(0)
-    return ImageBatch(list(images), stacked, unreadable)
+    stacked = torch.stack([image for _, image in read]) if read else torch.empty(0)
+    return ImageBatch([path for path, _ in read], stacked, unreadable)
 
 
 def _files_at(path: Path) -> list[Path]:
     if not path.is_dir():
-        return [path] if path.exists() else []
-    below = (p for p in sorted(path.rglob("*")) if p.is_file())
-    return [p for p in below if not any(x.startswith(".") for x in p.relative_to(path).parts)]
+        return [path] if path.is_file() else []
+    return list(files_below(path))
+
+
+def _what_is_wrong(path: Path) -> str:
+    if path.is_dir():
+        return "holds no file"
+    if path.exists():
+        return "is no regular file"
+    missing = next((p for p in reversed(path.parents) if not p.exists()), None)
+    return "is missing" if missing is None else f"is missing: there is no folder {missing}"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from czsl_sac.data.images import image_transform
 from czsl_sac.methods.base import CZSLMethod, Predictor
 from czsl_sac.predict.images import ImageFiles, collate
 from czsl_sac.space import CompositionSpace, Pair
+from czsl_sac.training.session import Session
 
 
 class Ranked(NamedTuple):
@@ -68,7 +68,7 @@ def predict_files(
     method: CZSLMethod,
     predictor: Predictor,
     paths: Sequence[Path],
-    accelerator: Accelerator,
+    session: Session,
     *,
     batch_size: int,
     num_workers: int = 0,
@@ -83,7 +83,7 @@ def predict_files(
         method: whose backbone decides the size of the images.
         predictor: the method's, over the candidates.
         paths: image files; those that cannot be read are reported in their batch.
-        accelerator: device and precision.
+        session: device and precision.
         batch_size: files per batch.
         num_workers: processes that read images.
         show_progress: show a bar on stderr, if that is a terminal.
@@ -104,10 +104,10 @@ def predict_files(
         total=len(paths), desc="predicting", unit="image", leave=False, disable=hidden
     ) as bar:
         for batch in loader:
-            images = batch.images.to(accelerator.device)
+            images = batch.images.to(session.device)
             probabilities = torch.empty(0, len(predictor.space))
             if batch.paths:
-                with accelerator.autocast():
+                with session.autocast():
                     scores = predictor(images)
                 probabilities = predictor.probabilities(scores).float().cpu()
             yield PredictedBatch(batch.paths, images, probabilities, batch.unreadable)

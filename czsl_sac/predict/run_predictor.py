@@ -2,33 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
+from czsl_sac.data.words import counted
+from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
-from czsl_sac.predict.pictures import require_matplotlib
 from czsl_sac.predict.predictions import (
     PredictedBatch,
     Prediction,
     predict_files,
     top_predictions,
 )
-from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run import CONFIG, load_method
+from czsl_sac.space import CompositionSpace
+from czsl_sac.training.trained import TrainedRun
 
 
 class RunPredictor:
     """Names the compositions of image files by a run that `czsl-sac train` made.
 
-    The run's data set need not be there. A memory bank is used as the training images filled it;
-    with `adapt` it goes on learning from what is predicted.
+    The run's data set need not be there.
 
     Args:
-        run_dir: folder of the run.
+        run: with the options that prediction needs; see `on_new_images` of a method's options.
         candidates: what may be predicted: `"all"`, `"seen"`, `"open"`, or a file of compositions;
             see `czsl_sac.predict.candidates`.
-        adapt: update SAC's memory bank on the images, batch by batch: transductive.
-        checkpoint: `"best"` by validation AUC, or `"last"`.
         heatmaps: folder for a picture of where the method looked in each image; None draws none.
         heatmaps_for: composition that the pictures explain, `"attribute object"`; None takes the
             likeliest of each image.
@@ -38,33 +35,24 @@ class RunPredictor:
         unreadable: what is wrong with each file met so far that could not be predicted.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
         ValueError: an option does not fit the run.
         ImportError: pictures are asked for and matplotlib is not installed.
     """
 
     def __init__(
         self,
-        run_dir: Path,
+        run: TrainedRun,
         *,
         candidates: str = "all",
-        adapt: bool = False,
-        checkpoint: Literal["best", "last"] = "best",
         heatmaps: Path | None = None,
         heatmaps_for: str | None = None,
     ) -> None:
-        if heatmaps is not None:
-            require_matplotlib("heat maps")
-        changes = _bank(TrainConfig.load(run_dir / CONFIG), adapt)
-        loaded = load_method(run_dir, checkpoint=checkpoint, **changes)
-        self.method, self.config, self.accelerator = loaded
-        self.space = candidate_space(self.method.space, candidates)
+        self.method, self.config, self.session = run.method, run.config, run.session
+        self.space, self._explained = check_request(
+            self.method.space, candidates=candidates, heatmaps=heatmaps, heatmaps_for=heatmaps_for
+        )
         self.unreadable: list[str] = []
-        self._explained: int | None = None
-        if heatmaps_for is not None:
-            pair = parse_pair(heatmaps_for, self.space, "heatmaps_for")
-            self._explained = self.space.index(*pair)
-        with self.accelerator.autocast():
+        with self.session.autocast():
             self.predictor = self.method.predictor(self.space)
         self._writer = (
             None if heatmaps is None else HeatmapWriter(self.method, self.predictor, heatmaps)
@@ -95,7 +83,7 @@ class RunPredictor:
             self.method,
             self.predictor,
             paths,
-            self.accelerator,
+            self.session,
             batch_size=batch_size or self.config.optim.eval_batch_size,
             num_workers=self.config.data.num_workers,
             show_progress=show_progress,
@@ -103,15 +91,15 @@ class RunPredictor:
             self.unreadable += batch.unreadable
             read += len(batch.paths)
             if self._writer is not None:
-                with self.accelerator.autocast():
+                with self.session.autocast():
                     self._writer.draw(
                         batch.paths, batch.images, batch.probabilities, self._explained
                     )
             yield batch
         if not read:
             raise ValueError(
-                f"none of the {len(paths)} files is an image that can be read: give JPEG or PNG "
-                "files, or a folder of them"
+                f"{counted(len(paths), 'file')} given, but none is an image that can be read: "
+                "give JPEG or PNG files, or a folder of them."
             )
 
     def predict(
@@ -131,13 +119,24 @@ class RunPredictor:
             yield from top_predictions(batch, self.space, top_k)
 
 
-def _bank(config: TrainConfig, adapt: bool) -> dict[str, Any]:
-    """Changes to the run that decide whether its memory bank learns from the images."""
-    has_bank = config.model.method == "sac" and config.model.bank != "off"
-    if adapt and not has_bank:
-        what = "has its bank off" if config.model.method == "sac" else "has none"
-        raise ValueError(
-            f"adapt updates SAC's memory bank, but this run of {config.model.method} {what}: "
-            "leave out --adapt"
-        )
-    return {"bank": "dynamic" if adapt else "train"} if has_bank else {}
+def check_request(
+    space: CompositionSpace, *, candidates: str, heatmaps: Path | None, heatmaps_for: str | None
+) -> tuple[CompositionSpace, int | None]:
+    """Return the candidates, and the column of the composition that heat maps explain.
+
+    Args:
+        space: of the run.
+        candidates: see `RunPredictor`.
+        heatmaps: likewise.
+        heatmaps_for: likewise.
+
+    Raises:
+        ValueError: a composition is unknown.
+        ImportError: pictures are asked for and matplotlib is not installed.
+    """
+    if heatmaps is not None:
+        require_matplotlib("heat maps")
+    chosen = candidate_space(space, candidates)
+    if heatmaps_for is None:
+        return chosen, None
+    return chosen, chosen.index(*parse_pair(heatmaps_for, chosen, "heatmaps_for"))

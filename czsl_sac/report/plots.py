@@ -5,6 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from markupsafe import Markup
+
+from czsl_sac.data.words import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -20,7 +24,7 @@ class Series(NamedTuple):
     """A line of a plot.
 
     Attributes:
-        label: in the legend.
+        label: in the legend; series of one label share their colour.
         x: positions.
         y: values; as many.
         mark: a point to mark on it, or None.
@@ -40,12 +44,12 @@ def line_plot(
     y_label: str,
     bounds: Sequence[float] = (),
     whole_steps: bool = False,
-) -> str:
+) -> Markup:
     """Return a plot of lines as an `<svg>` element.
 
     Args:
         name: unlike that of any other plot of the page: it makes the ids in it unique.
-        series: at most seven.
+        series: lines; from the eighth label on they are dashed, in the same colours.
         x_label: under the plot.
         y_label: beside it.
         bounds: positions of thin upright lines, between two stages for example.
@@ -56,10 +60,15 @@ def line_plot(
 
     figure = Figure(figsize=(4.6, 3.1), layout="constrained")
     axes = figure.add_subplot()
-    for colour, line in zip(COLOURS, series, strict=False):
-        marker = "o" if whole_steps else None
-        (drawn,) = axes.plot(line.x, line.y, color=colour, label=line.label, marker=marker)
-        drawn.set(linewidth=1.6, markersize=3)
+    labels = list(dict.fromkeys(line.label for line in series))
+    for number, line in enumerate(series):
+        dashed, place = divmod(labels.index(line.label), len(COLOURS))
+        first = all(line.label != earlier.label for earlier in series[:number])
+        colour = COLOURS[place]
+        (drawn,) = axes.plot(line.x, line.y, color=colour, marker="o" if whole_steps else None)
+        drawn.set(linewidth=1.6, markersize=3, linestyle="--" if dashed else "-")
+        # Two dollars would be read as a formula, and a leading underscore as no label.
+        drawn.set_label(" " + visible(line.label).replace("$", r"\$") if first else "_")
         if line.mark is not None:
             axes.plot(*line.mark, "o", color=colour, markersize=6)
     for position in bounds:
@@ -68,9 +77,10 @@ def line_plot(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    if len(series) > 1:
+    if len(labels) > 1:
+        columns = 4 if max(map(len, labels)) < 20 else 2
         figure.legend(
-            loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=_INK
+            loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=_INK
         )
     _use_ink(axes)
     return _to_svg(figure, name)
@@ -98,7 +108,7 @@ def _use_ink(axes: "Axes") -> None:
         label.set(color=_INK, fontsize=9)
 
 
-def _to_svg(figure: "Figure", name: str) -> str:
+def _to_svg(figure: "Figure", name: str) -> Markup:
     import matplotlib
 
     stream = io.StringIO()
@@ -113,10 +123,10 @@ def _to_svg(figure: "Figure", name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
-    return text.replace(_INK, "currentColor").strip()
+    return Markup(text.replace(_INK, "currentColor").strip())
 
 
 def _without_font(match: "re.Match[str]") -> str:
-    """The size of a text, in the page's font."""
+    """Return the size of a text, in the page's font."""
     size = re.search(r"[\d.]+px", match[0])
     return f"font-size: {size[0] if size else '10px'}"

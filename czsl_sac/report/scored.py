@@ -130,20 +130,3 @@ def error_kinds(space: CompositionSpace, targets: Tensor, predicted: Tensor) -> 
         "object alone right": ~attribute & obj,
         "both wrong": ~attribute & ~obj,
     }
-
-
-def spread(mask: Tensor, most: int) -> list[int]:
-    """Return at most `most` of the places where a mask is true, spread evenly over them.
-
-    Args:
-        mask: `[n]` bool.
-        most: how many.
-
-    Examples:
-        >>> spread(torch.tensor([False, True, True, True, True, True]), 3)
-        [1, 3, 5]
-    """
-    places = mask.nonzero().flatten()
-    if len(places) <= most:
-        return [int(place) for place in places]
-    return [int(places[round(i)]) for i in torch.linspace(0, len(places) - 1, most).tolist()]

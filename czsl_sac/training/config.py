@@ -1,27 +1,21 @@
-"""Typed configuration of a run: four groups of options, checked, with a JSON round trip.
+"""Typed configuration of a run: groups of options, checked, with a JSON round trip.
 
 The docstring under each field is also its help on the command line, so it says what the option
-does, its unit or range, and where it comes from.
+does, its unit or range, and where it comes from. The group `method` holds the options of whatever
+method is trained.
 """
 
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from czsl_sac.schema import check_range, check_types, from_json, to_json
+from czsl_sac.checks import check_range, suggestion
+from czsl_sac.methods.options import MethodOptions
+from czsl_sac.methods.registry import method_options, reference
+from czsl_sac.methods.sac.options import SACOptions
+from czsl_sac.schema import check_types, from_json, to_json
 
-__all__ = [
-    "BackboneConfig",
-    "DataConfig",
-    "MethodName",
-    "ModelConfig",
-    "OptimConfig",
-    "TrainConfig",
-]
-
-MethodName: TypeAlias = Literal["sac", "troika", "csp", "coop", "dfsp", "zero-shot"]
-"""Names of the methods, as `--method` takes them."""
+__all__ = ["BackboneConfig", "DataConfig", "OptimConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -37,28 +31,40 @@ class DataConfig:
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A missing or damaged image: stop with its path, or open all images before training, name
     and count the bad ones and leave them out, of evaluation too."""
+    exif: Literal["follow", "ignore"] | None = None
+    """Orientation that a photograph's EXIF names: follow or ignore it; None ignores it for
+    ut-zappos, mit-states and cgqa, as the published loaders do, and follows it for others."""
     augment: bool = False
     """Distort the training images at random (flip, perspective, small rotation)."""
     num_workers: int = 0
     """Processes that read or draw images; 0 does it in the main process."""
     clutter: float = 0.75
     """Scenes: share of the image that the label does not speak of, 0 to 1."""
+    context: Literal["labels", "foreign"] = "labels"
+    """Scenes: where the small objects' shapes come from: the labels' twelve objects, or eight
+    other shapes that no text speaks of."""
+    context_objects: int | None = None
+    """Scenes: how many small objects an image has, 0 to 8; None: clutter decides."""
     images_per_pair: int = 24
     """Scenes: training images per seen composition."""
     eval_images_per_pair: int = 20
     """Scenes: validation and test images per composition of the split."""
     split_seed: int = 0
     """Scenes: seed that decides which compositions are seen; the tiny CLIP was pretrained for 0."""
+    keep_images: bool = False
+    """Scenes: keep drawn images in memory, 12 kB each at 64×64, so that later epochs draw none."""
     feature_cache: Path | None = None
     """Folder that keeps the image features of a frozen vision tower (--train-backbone none), so
-    that images are encoded once for all epochs and runs; not with --augment, not for DFSP."""
+    that images are encoded once for all epochs and runs; not with --augment, nor for a method
+    that reads inner states of the tower."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "num_workers", low=0)
-        check_range(self, "clutter", low=0, high=1)
+        check_range("num_workers", self.num_workers, low=0)
+        check_range("clutter", self.clutter, low=0, high=1)
+        check_range("context_objects", self.context_objects, low=0, high=8)
         for name in ("images_per_pair", "eval_images_per_pair"):
-            check_range(self, name, low=1)
+            check_range(name, getattr(self, name), low=1)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ class BackboneConfig:
     """CLIP and what of its vision tower is trained."""
 
     backbone: str = "tiny"
-    """CLIP to start from: tiny (built in), an OpenAI name such as ViT-L/14, a .pt file of theirs,
-    open_clip:MODEL/PRETRAINED, or transformers:NAME."""
+    """CLIP to start from: tiny (built in), tiny:FILE of the laboratory's weights, an OpenAI name
+    such as ViT-L/14, a .pt file of theirs, open_clip:MODEL/PRETRAINED, or transformers:NAME."""
     train_backbone: Literal["lora", "adaptformer", "none", "full"] = "lora"
     """What of the vision tower learns: LoRA (the paper), AdaptFormer's adapters (Troika), nothing
     (CSP, CoOp, DFSP), or every weight."""
@@ -87,112 +93,37 @@ class BackboneConfig:
     """Factor of each adapter's output (Troika's)."""
     adapter_dropout: float = 0.1
     """Dropout inside each adapter (Troika's)."""
+    activation: Literal["quick_gelu", "gelu"] | None = None
+    """What weights at a path were trained with: quick_gelu (OpenAI's) or gelu (most of
+    open_clip's); None takes what the source says."""
+    patch_features: Literal["last", "value"] = "last"
+    """Patch tokens: as the last layer leaves them (the paper), or its value features, which stay
+    near their place (MaskCLIP)."""
+    patch_drop: float = 0.0
+    """Share of patches left out at the input, drawn anew for each image (the pilot, Tab. 1)."""
+    patch_drop_eval: bool = False
+    """Leave them out in evaluation, too."""
+    text_chunk_size: int | None = None
+    """Prompts that the text tower encodes at once; None chooses by the device."""
     checkpoint_vision: bool = False
     """Recompute the vision tower's blocks in the backward pass: less memory, more time."""
-    frozen_precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """How the frozen matrices of both towers are kept; products stay in float32, or --precision.
-    fp16 is how OpenAI published their weights, so that it changes nothing for these."""
+    frozen_precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """How the frozen matrices of both towers are kept; products stay in --precision, which auto
+    follows. fp16 is how OpenAI published their weights, so that it changes nothing for these."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "lora_rank", low=1)
-        check_range(self, "lora_alpha", above=0)
-        check_range(self, "adapter_bottleneck", low=1)
-        check_range(self, "adapter_scale", above=0)
-        check_range(self, "adapter_dropout", low=0, below=1)
+        check_range("lora_rank", self.lora_rank, low=1)
+        check_range("lora_alpha", self.lora_alpha, above=0)
+        check_range("adapter_bottleneck", self.adapter_bottleneck, low=1)
+        check_range("adapter_scale", self.adapter_scale, above=0)
+        check_range("adapter_dropout", self.adapter_dropout, low=0, below=1)
+        check_range("patch_drop", self.patch_drop, low=0, below=1)
+        check_range("text_chunk_size", self.text_chunk_size, low=1)
         if not self.lora_targets:
             raise ValueError(
-                "lora_targets is empty: name at least one of q, k, v, o, mlp, "
-                "or set train_backbone to none"
-            )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The method: alignment, prompts, condensation, memory bank and fusion."""
-
-    method: MethodName = "sac"
-    """Method to train, which also decides the defaults of a preset; zero-shot only evaluates the
-    backbone."""
-    alignment: Literal["patch_max", "cls"] = "patch_max"
-    """Sparse alignment (Eq. 1, 2), or the class token alone as most methods use."""
-    reduction: Literal["max", "mean", "attention", "linear"] = "max"
-    """How patch_max turns token similarities into one (Tab. 5)."""
-    tokens: Literal["all", "patches"] = "all"
-    """Tokens that patch_max looks at: class token included (Eq. 2), or patches only."""
-    cls_weight: float = 0.0
-    """Weight W of the class token in (1 - W) SA + W CLS (Fig. 4), 0 to 1."""
-    temperature: float | None = None
-    """Temperature τ of every softmax; None takes the backbone's own (0.01 for OpenAI CLIP)."""
-    template: str = "a photo of"
-    """Words that start the prompts' learnable context."""
-    prompt_dropout: float = 0.3
-    """Dropout on attribute and object embeddings in training."""
-    train_context: bool = True
-    """Learn the context words of the prompts."""
-    train_primitives: bool = True
-    """Learn the attribute and object words of the prompts."""
-    condense: bool = True
-    """Visual adaptive condensation (Eq. 5, 6) on top of the alignment."""
-    num_blocks: int = 3
-    """Blocks K of the condenser."""
-    num_heads: int | None = None
-    """Attention heads of the condenser; None means one per 64 dimensions."""
-    mlp_ratio: float = 4.0
-    """Hidden size of the condenser's feed-forward network, as a multiple of D."""
-    condenser_dropout: float = 0.0
-    """Dropout inside the condenser."""
-    alpha: float = 0.5
-    """Weight α of the distillation from alignment to condenser (Eq. 8), 0 to 1; 0 turns it off."""
-    bank: Literal["off", "train", "dynamic"] = "dynamic"
-    """Memory bank at test time: none, filled from training images, or updated on the stream too."""
-    capacity: int = 16
-    """Samples N that the bank keeps per composition."""
-    retrieval_temperature: float = 0.1
-    """Temperature τ_mb of the bank's retrieval (Eq. 10)."""
-    text_slot: Literal["first_replaced", "until_full", "permanent"] = "first_replaced"
-    """How long the bank keeps the text embedding that each composition starts from."""
-    empty_slots: Literal["masked", "zeros"] = "masked"
-    """Empty slots of the bank: left out of Eq. 10's softmax, or zero vectors in it."""
-    beta: float = 0.5
-    """Weight β of the alignment's prediction against the condenser's and the bank's (Eq. 12)."""
-    gamma: float = 0.5
-    """Weight γ of the bank's prediction (Eq. 12)."""
-    disentangle: Literal["per_patch", "none"] = "per_patch"
-    """Troika: disentanglers on every token the alignment looks at, or none."""
-    text_side: Literal["tracted", "plain"] = "tracted"
-    """Troika: texts pulled towards each image, or as they are."""
-    traction_layers: int = 3
-    """Troika: layers of the cross-modal traction (MIT-States 3, UT-Zappos and C-GQA 2)."""
-    traction_dropout: float = 0.1
-    """Troika: dropout in the traction (MIT-States 0.1, UT-Zappos and C-GQA 0)."""
-    legacy_patch_norm: bool = False
-    """Troika: normalise the patches once, twice, three times for the branches, as published."""
-    legacy_eval_mode: bool = False
-    """Troika: no dropout, and frozen BatchNorm, after the first epoch, as published."""
-    primitive_loss_weight: float | None = None
-    """Troika, DFSP: weight of the attribute's and the object's loss; None: Troika 1, DFSP 0.01."""
-    fusion: Literal["txt2img", "img2txt"] = "txt2img"
-    """DFSP: image tokens attend to prompts (MIT-States, C-GQA), or prompts to image tokens."""
-    chunk_size: int = 128
-    """Troika, DFSP img2txt: compositions whose texts of a batch are held in memory at once."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("cls_weight", "alpha", "beta"):
-            check_range(self, name, low=0, high=1)
-        for name in ("prompt_dropout", "condenser_dropout", "traction_dropout"):
-            check_range(self, name, low=0, below=1)
-        for name in ("num_blocks", "num_heads", "capacity", "traction_layers", "chunk_size"):
-            check_range(self, name, low=1)
-        for name in ("temperature", "retrieval_temperature", "mlp_ratio"):
-            check_range(self, name, above=0)
-        check_range(self, "gamma", low=0)
-        check_range(self, "primitive_loss_weight", low=0)
-        if self.method == "sac" and self.bank != "off" and not self.condense:
-            raise ValueError(
-                f'bank is "{self.bank}" but condense is off, and the bank stores condensed '
-                'features: turn condense on or set bank to "off"'
+                "lora_targets is empty but must name at least one of q, k, v, o, mlp: name one, "
+                "or set train_backbone to none."
             )
 
 
@@ -200,19 +131,12 @@ class ModelConfig:
 class OptimConfig:
     """Optimisation (Adam with StepLR) and numerical precision."""
 
-    schedule: Literal["joint", "staged", "end_to_end"] = "joint"
-    """One loop with each loss training its own parts (Eq. 11), Alg. 1's two loops, or one loop in
-    which the condenser's loss also trains backbone and prompts."""
     epochs: int = 15
-    """Epochs; of stage I if the schedule is staged."""
-    condenser_epochs: int | None = None
-    """Epochs of stage II if the schedule is staged; None means as many as epochs."""
+    """Epochs; of each stage where a method has several."""
     batch_size: int = 64
     """Images per training step and process."""
     lr: float = 2e-4
-    """Learning rate of backbone and prompts."""
-    condenser_lr: float | None = None
-    """Learning rate of the condenser; None means lr."""
+    """Learning rate of all that the method gives no other."""
     weight_decay: float = 1e-5
     """Adam's weight decay, added to the gradient (Troika's)."""
     lr_step: int = 5
@@ -221,16 +145,17 @@ class OptimConfig:
     """Factor of each cut of the learning rate (StepLR)."""
     eval_batch_size: int = 64
     """Images per batch in evaluation."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of training and evaluation; no means float32."""
+    precision: Literal["auto", "no", "tf32", "bf16", "fp16"] = "auto"
+    """Precision of training and evaluation: no is float32, tf32 lets a GPU round the factors of its
+    products, bf16 and fp16 are mixed; auto is bf16 on a GPU that has it, else float32."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("epochs", "condenser_epochs", "batch_size", "lr_step", "eval_batch_size"):
-            check_range(self, name, low=1)
-        for name in ("lr", "condenser_lr", "lr_gamma"):
-            check_range(self, name, above=0)
-        check_range(self, "weight_decay", low=0)
+        for name in ("epochs", "batch_size", "lr_step", "eval_batch_size"):
+            check_range(name, getattr(self, name), low=1)
+        for name in ("lr", "lr_gamma"):
+            check_range(name, getattr(self, name), above=0)
+        check_range("weight_decay", self.weight_decay, low=0)
 
 
 @dataclass(frozen=True)
@@ -238,93 +163,133 @@ class TrainConfig:
     """Everything that decides a run.
 
     Raises:
-        ValueError: If an option is out of its range, or two options contradict each other.
+        ValueError: an option is out of its range, or two options contradict each other.
 
     Examples:
-        >>> config = TrainConfig(model=ModelConfig(alignment="cls"), seed=1)
+        >>> config = TrainConfig(method=SACOptions(beta=0.7), seed=1)
         >>> TrainConfig.from_dict(config.to_dict()) == config
         True
     """
 
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodOptions = field(default_factory=SACOptions)
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
     """Seed of initialisation, order of the images, and augmentation."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "seed", low=0)
+        check_range("seed", self.seed, low=0)
         if self.data.feature_cache is None:
             return
-        for conflict, remedy in (
-            (self.backbone.train_backbone != "none", "set train_backbone to none"),
-            (self.data.augment, "turn augment off"),
-            (self.model.method == "dfsp", "take another method: DFSP reads inner states"),
+        reads = self.method.reads
+        for conflict, what, remedy in (
+            (
+                self.backbone.train_backbone != "none",
+                f"train_backbone is {self.backbone.train_backbone!r}",
+                "set train_backbone to none",
+            ),
+            (self.data.augment, "augment is on", "turn augment off"),
+            (self.backbone.patch_drop > 0, "patches are dropped at random", "set patch_drop to 0"),
+            (reads == "states", f"{self.method.label} reads inner states", "take another method"),
         ):
             if conflict:
                 raise ValueError(
-                    "feature_cache keeps the joint-space tokens of a frozen vision tower, one set "
-                    f"an image: {remedy}, or leave feature_cache out"
+                    f"feature_cache is {str(self.data.feature_cache)!r} but {what}, and a cache "
+                    f"must hold the joint-space tokens of a frozen vision tower, one set an image: "
+                    f"{remedy}, or leave feature_cache out."
                 )
 
-    @property
-    def is_transductive(self) -> bool:
-        """Whether test images change what is predicted for those after them."""
-        return self.model.method == "sac" and self.model.bank == "dynamic"
+    def unread(self) -> dict[str, str]:
+        """Return the options that nothing reads in this configuration, each with the reason.
 
-    def with_model(self, **changes: Any) -> "TrainConfig":
-        """Return the configuration with some options of the method changed.
+        Examples:
+            >>> TrainConfig().unread()["adapter_scale"]
+            'train_backbone is "lora"'
+        """
+        of_scenes = self.data.dataset == "scenes"
+        idle = _FILES if of_scenes else _SCENES
+        found = dict.fromkeys(idle, f'dataset is "{self.data.dataset}"')
+        for adapter, prefix in (("lora", "lora_"), ("adaptformer", "adapter_")):
+            if self.backbone.train_backbone != adapter:
+                names = [f.name for f in fields(self.backbone) if f.name.startswith(prefix)]
+                found |= dict.fromkeys(names, f'train_backbone is "{self.backbone.train_backbone}"')
+        return found | self.method.unread()
+
+    def with_options(self, **changes: Any) -> "TrainConfig":
+        """Return the configuration with some options changed, whatever their group.
 
         Args:
-            changes: Fields of `ModelConfig`.
+            changes: options by name, as on the command line.
 
         Raises:
-            ValueError: If a value is out of its range.
+            ValueError: an option is unknown, or a value is out of its range.
+
+        Examples:
+            >>> config = TrainConfig().with_options(beta=0.7, lr=1e-3, seed=1)
+            >>> config.method.beta, config.optim.lr, config.seed
+            (0.7, 0.001, 1)
         """
-        return replace(self, model=replace(self.model, **changes))
+        groups = ("data", "backbone", "method", "optim")
+        new: dict[str, Any] = {"seed": changes.get("seed", self.seed)}
+        known = {"seed"}
+        for group in groups:
+            own = {f.name for f in fields(getattr(self, group))}
+            known |= own
+            given = {name: value for name, value in changes.items() if name in own}
+            new[group] = replace(getattr(self, group), **given)
+        for name in changes.keys() - known:
+            raise ValueError(
+                f"{name} is given but must be an option of data, backbone, optimisation or "
+                f"{self.method.name}: {suggestion(name, known) or 'leave it out.'}"
+            )
+        return replace(self, **new)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: one dictionary per group of options."""
-        return to_json(self)
+        values: dict[str, Any] = to_json(self)
+        values["method"] = {"method": reference(self.method), **values["method"]}
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
         """Build a configuration from `to_dict`'s form; options left out keep their default.
 
         Args:
-            values: Groups of options by name.
+            values: groups of options by name.
 
         Raises:
-            ValueError: If a group or an option is unknown, or a value has the wrong type.
+            ValueError: a group or an option is unknown, or a value has the wrong type.
         """
-        return from_json(cls, values, "configuration")
+        groups: dict[str, Any] = {
+            "data": DataConfig,
+            "backbone": BackboneConfig,
+            "optim": OptimConfig,
+        }
+        found = dict(values) if isinstance(values, dict) else values
+        if isinstance(found, dict):
+            for name, group in groups.items():
+                if name in found:
+                    found[name] = from_json(group, found[name], name)
+            if "method" in found:
+                found["method"] = _method_from(found["method"])
+        return from_json(cls, found, "configuration")
 
-    def save(self, path: Path) -> None:
-        """Write the configuration to a JSON file.
 
-        Args:
-            path: File to write; its folder exists.
-        """
-        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+def _method_from(values: object) -> MethodOptions:
+    if not isinstance(values, dict) or not isinstance(values.get("method"), str):
+        raise ValueError(
+            "method is without a name but must say which method its options are of: "
+            'add "method" to them.'
+        )
+    options = method_options(values["method"])
+    own = {name: value for name, value in values.items() if name != "method"}
+    return from_json(options, own, f"method {options.name}")
 
-    @classmethod
-    def load(cls, path: Path) -> "TrainConfig":
-        """Read a configuration that `save` wrote.
 
-        Args:
-            path: JSON file.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is not JSON or does not hold a configuration.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no configuration at {path}: the folder is not one that czsl-sac train made"
-            )
-        try:
-            return cls.from_dict(json.loads(path.read_text("utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path} does not hold a configuration: {error}") from error
+_SCENES = (
+    *("clutter", "context", "context_objects", "images_per_pair", "eval_images_per_pair"),
+    *("split_seed", "keep_images"),
+)
+_FILES = ("data_root", "on_bad_image", "exif")

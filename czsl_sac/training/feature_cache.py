@@ -2,22 +2,20 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import Dataset, Subset
 
 from czsl_sac.clip import CLIPBackbone
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.files import save_json, save_tensors
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.session import Session
 
 SHARD_BYTES = 2**28
 """Largest size of a file of features, 256 MiB."""
@@ -35,12 +33,10 @@ class FeatureCache:
     Args:
         data: the data set; its splits have a `fingerprint`.
         folder: where the features go.
-        backbone: on the accelerator's device, with a vision tower of which nothing is trained.
-        accelerator: device, precision and processes, which share the work.
+        backbone: on the session's device, with a vision tower of which nothing is trained.
+        session: device, precision and processes, which share the work.
         class_token_alone: keep the class token alone, for methods that read no other.
         precision: names the precision of the weights in the checksum.
-        batch_size: images encoded at once.
-        num_workers: processes that read images.
 
     Raises:
         ValueError: if something in the vision tower is trained.
@@ -51,23 +47,20 @@ class FeatureCache:
         data: CZSLData,
         folder: Path,
         backbone: CLIPBackbone,
-        accelerator: Accelerator,
+        session: Session,
         *,
         class_token_alone: bool,
         precision: str = "float32",
-        batch_size: int = 64,
-        num_workers: int = 0,
     ) -> None:
         if any(parameter.requires_grad for parameter in backbone.visual.parameters()):
             raise ValueError(
-                "backbone has a vision tower that is trained, whose features change: call "
-                "requires_grad_(False), or do without a feature cache"
+                "backbone has a vision tower that is trained but must be frozen, or its features "
+                "change: call requires_grad_(False), or do without a feature cache."
             )
         self._data, self._folder = data, folder
-        self._backbone, self._accelerator = backbone, accelerator
+        self._backbone, self._session = backbone, session
         self._class_token_alone = class_token_alone
-        self._precision = f"weights {precision}, products {accelerator.mixed_precision}"
-        self._batch_size, self._num_workers = batch_size, num_workers
+        self._precision = f"weights {precision}, products {session.precision}"
         self._checksum = backbone.base_checksum
 
     @property
@@ -81,11 +74,11 @@ class FeatureCache:
         return self._data.space
 
     def candidates(self, name: SplitName) -> Tensor:
-        """Compositions that a prediction on a split may name, [C] bool."""
+        """Compositions that a prediction on a split may name, `[C]` bool."""
         return self._data.candidates(name)
 
     def split(self, name: SplitName, *, augment: bool = False) -> "CachedFeatures":
-        """Returns the items of a split, encoded now where they are not on disk yet.
+        """Return the items of a split, encoded now where they are not on disk yet.
 
         Args:
             name: which split.
@@ -95,7 +88,10 @@ class FeatureCache:
             ValueError: if `augment` is asked for: a distorted image has other features.
         """
         if augment:
-            raise ValueError("augment draws new images in every epoch, which no cache can hold")
+            raise ValueError(
+                "augment is True but a cache must hold the same images in every epoch: leave it "
+                "False."
+            )
         items = self._data.split(name)
         about = {
             "data": self.name,
@@ -103,6 +99,7 @@ class FeatureCache:
             "backbone": self._backbone.name,
             "weights": self._checksum,
             "precision": self._precision,
+            "patches": self._backbone.visual.patch_features,
             "tokens": "class" if self._class_token_alone else "all",
             "images": items.fingerprint(),  # type: ignore[attr-defined]
         }
@@ -111,27 +108,26 @@ class FeatureCache:
         tokens = 1 if self._class_token_alone else self._backbone.config.num_patches + 1
         per_shard = max(SHARD_BYTES // (4 * tokens * self._backbone.embed_dim), 1)
         self._encode(items, folder, per_shard)
-        if self._accelerator.is_main_process:
+        if self._session.is_main:
             save_json(folder / "about.json", about)
-        self._accelerator.wait_for_everyone()
+        self._session.wait()
         return CachedFeatures(folder, len(items), per_shard)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def _encode(self, items: Dataset, folder: Path, per_shard: int) -> None:
-        """Writes the files that are missing; each process every n-th of them."""
+        """Write the files that are missing; each process every n-th of them."""
         count = len(items)  # type: ignore[arg-type]
         shards = range(
-            self._accelerator.process_index,
+            self._session.accelerator.process_index,
             -(-count // per_shard),
-            self._accelerator.num_processes,
+            self._session.accelerator.num_processes,
         )
         missing = [shard for shard in shards if not _shard_path(folder, shard).is_file()]
-        hidden = None if self._accelerator.is_main_process else True
-        for shard in tqdm(missing, desc="encoding images", leave=False, disable=hidden):
+        for shard in self._session.bar(missing, "encoding images"):
             chosen = range(shard * per_shard, min((shard + 1) * per_shard, count))
             features, targets = [], []
             for images, labels in self._batches(Subset(items, list(chosen))):
-                with self._autocast():
+                with self._session.autocast():
                     tokens = self._backbone.encode_image(images)
                 features.append((tokens[:, :1] if self._class_token_alone else tokens).cpu())
                 targets.append(labels)
@@ -141,17 +137,12 @@ class FeatureCache:
             )
 
     def _batches(self, items: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, targets in DataLoader(
-            items, batch_size=self._batch_size, num_workers=self._num_workers
-        ):
-            yield images.to(self._accelerator.device), targets
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        return self._accelerator.autocast()
+        for images, targets in self._session.loader(items):
+            yield images.to(self._session.device), targets
 
 
 class CachedFeatures(Dataset[tuple[Tensor, int]]):
-    """Items from files: (tokens [T, D], or [1, D] of the class token alone; target).
+    """Items from files: (tokens `[T, D]`, or `[1, D]` of the class token alone; target).
 
     A file is mapped when it is first needed, and an item reads its own bytes alone.
 
@@ -179,28 +170,25 @@ class CachedFeatures(Dataset[tuple[Tensor, int]]):
 
 
 def cached(
-    data: CZSLData, config: TrainConfig, backbone: CLIPBackbone, accelerator: Accelerator
+    data: CZSLData, config: TrainConfig, backbone: CLIPBackbone, session: Session
 ) -> CZSLData:
-    """Returns the data set with its features cached, where the configuration asks for that.
+    """Return the data set with its features cached, where the configuration asks for that.
 
     Args:
         data: the data set.
         config: the run.
-        backbone: on the accelerator's device.
-        accelerator: device, precision and processes.
+        backbone: on the session's device.
+        session: device, precision and processes.
     """
     if config.data.feature_cache is None:
         return data
-    reads_class_token = config.model.method in ("zero-shot", "coop", "csp")
     return FeatureCache(
         data,
         config.data.feature_cache,
         backbone,
-        accelerator,
-        class_token_alone=reads_class_token and config.model.alignment == "cls",
+        session,
+        class_token_alone=config.method.reads == "class_token",
         precision=config.backbone.frozen_precision,
-        batch_size=config.optim.eval_batch_size,
-        num_workers=config.data.num_workers,
     )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from czsl_sac.clip.backbone import CLIPBackbone
@@ -20,10 +19,12 @@ from czsl_sac.evaluation import (
     read_word_vectors,
     threshold_grid,
 )
+from czsl_sac.evaluation.curve import Protocol
 from czsl_sac.evaluation.feasibility import InfeasibleRule
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.space import CompositionSpace
-from czsl_sac.training.scoring import Protocol, score_split
+from czsl_sac.training.scoring import score_split
+from czsl_sac.training.session import Session
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,9 @@ def evaluate_open_world(
     method: CZSLMethod,
     data: CZSLData,
     split: SplitName,
-    accelerator: Accelerator,
+    session: Session,
     options: OpenWorld,
     *,
-    batch_size: int,
-    num_workers: int = 0,
     protocol: Protocol = "exact",
 ) -> CZSLResult:
     """Score every image of a split against all A·O compositions, and evaluate.
@@ -92,13 +91,11 @@ def evaluate_open_world(
     used on the test split; a memory bank begins each of the two anew.
 
     Args:
-        method: on the accelerator's device; left in evaluation mode.
+        method: on the session's device; left in evaluation mode.
         data: the data set.
         split: `"val"` or `"test"`.
-        accelerator: device, precision and processes.
+        session: device, precision and processes.
         options: feasibility and threshold.
-        batch_size: images per batch, those of all processes together.
-        num_workers: processes that read images.
         protocol: `"exact"` or `"legacy"`.
 
     Returns:
@@ -110,7 +107,7 @@ def evaluate_open_world(
     space = data.space.open_world()
     scores = open_world_feasibility(method, space, options)
     method.eval()
-    with accelerator.autocast():
+    with session.autocast():
         predictor = method.predictor(space)
 
     def evaluate(name: SplitName, thresholds: Tensor | None) -> CZSLResult:
@@ -118,23 +115,22 @@ def evaluate_open_world(
         if scores is not None and thresholds is not None:
             feasibility = Feasibility(scores, thresholds, options.rule)
         evaluator = CZSLEvaluator(space, protocol=protocol, feasibility=feasibility)
-        gap = score_split(
+        measured = score_split(
             predictor,
             evaluator,
             data,
             name,
-            accelerator,
+            session,
             position=space.indices(data.space.pairs),
-            batch_size=batch_size,
-            num_workers=num_workers,
+            aligner=method.aligner,
         )
-        return replace(evaluator.compute(), modality_gap=gap, world="open")
+        return replace(evaluator.compute(), world="open", **measured)
 
     if scores is None:
         return evaluate(split, None)
     threshold = options.threshold
     if threshold is None:
-        validation = evaluate("val", threshold_grid(scores, space, options.num_thresholds))
+        validation = evaluate("val", threshold_grid(scores, space, count=options.num_thresholds))
         if split == "val":
             return validation
         threshold = validation.threshold

@@ -1,27 +1,23 @@
 """Scoring a split: a predictor over the split's candidates, an evaluator, one pass."""
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from czsl_sac.blocks.alignment import Aligner, ClassTokenAligner
 from czsl_sac.data import CZSLData, SplitName
-from czsl_sac.evaluation import CZSLEvaluator, CZSLResult, ModalityGap
-from czsl_sac.methods import CZSLMethod
+from czsl_sac.evaluation import CZSLEvaluator, CZSLResult, ModalityGap, PatchShares
+from czsl_sac.evaluation.curve import Protocol
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
 from czsl_sac.space import CompositionSpace
+from czsl_sac.training.session import Session
 
-Protocol = Literal["exact", "legacy"]
 
-
-def candidate_space(data: CZSLData, split: SplitName) -> tuple[CompositionSpace, Tensor]:
+def split_candidates(data: CZSLData, split: SplitName) -> tuple[CompositionSpace, Tensor]:
     """Return the compositions that a split is scored against, and where each one went.
 
     Args:
@@ -44,44 +40,39 @@ def evaluate_method(
     method: CZSLMethod,
     data: CZSLData,
     split: SplitName,
-    accelerator: Accelerator,
+    session: Session,
     *,
-    batch_size: int,
-    num_workers: int = 0,
     protocol: Protocol = "exact",
     stage: str | None = None,
 ) -> CZSLResult:
     """Score every image of a split in the closed world, in its fixed order, and evaluate.
 
     Args:
-        method: on the accelerator's device; left in evaluation mode.
+        method: on the session's device; left in evaluation mode.
         data: the data set.
         split: `"val"` or `"test"`.
-        accelerator: device, precision and processes.
-        batch_size: images per batch, those of all processes together.
-        num_workers: processes that read images.
+        session: device, precision and processes.
         protocol: `"exact"` or `"legacy"`.
         stage: during training, the stage that the method is in; None uses all of it.
 
     Returns:
         S, U, HM, AUC and the rest, the same in all processes.
     """
-    space, position = candidate_space(data, split)
+    space, position = split_candidates(data, split)
     method.eval()
-    with accelerator.autocast():
+    with session.autocast():
         predictor = method.predictor(space, stage)
     evaluator = CZSLEvaluator(space, protocol=protocol)
-    gap = score_split(
+    measured = score_split(
         predictor,
         evaluator,
         data,
         split,
-        accelerator,
+        session,
         position=position,
-        batch_size=batch_size,
-        num_workers=num_workers,
+        aligner=None if stage else method.aligner,
     )
-    return replace(evaluator.compute(), modality_gap=gap)
+    return replace(evaluator.compute(), **measured)
 
 
 def score_split(
@@ -89,12 +80,11 @@ def score_split(
     evaluator: CZSLEvaluator,
     data: CZSLData,
     split: SplitName,
-    accelerator: Accelerator,
+    session: Session,
     *,
     position: Tensor,
-    batch_size: int,
-    num_workers: int = 0,
-) -> dict[str, dict[str, float]]:
+    aligner: Aligner | None = None,
+) -> dict[str, Any]:
     """Let an evaluator see the scores of every image of a split, in its fixed order.
 
     A batch is shared out to the processes, and all take in what each of them found, a few numbers
@@ -107,40 +97,42 @@ def score_split(
         evaluator: over the predictor's space.
         data: the data set.
         split: `"val"` or `"test"`.
-        accelerator: device, precision and processes.
+        session: device, precision and processes.
         position: column of each composition of `data.space`, `[C]` int64.
-        batch_size: images per batch, those of all processes together.
-        num_workers: processes that read images.
+        aligner: the method's, whose winners are counted; None counts none, which is faster.
 
     Returns:
-        `relative_modality_gap` and `modality_gap_l2` by image feature: see
-        `Predictor.gap_features`.
+        What was measured beside the scores, fields of a `CZSLResult`: `modality_gap` and
+        `patch_shares`.
     """
-    share = -(-batch_size // accelerator.num_processes)
-    loader = accelerator.prepare(
-        DataLoader(data.split(split), batch_size=share, num_workers=num_workers)
-    )
-    gather = _gatherer(accelerator)
-    predictor.gather = gather
-    gaps = _Gaps(predictor.gap_text)
-    hidden = None if accelerator.is_main_process else True
-    for images, targets in tqdm(loader, desc=f"scoring {split}", leave=False, disable=hidden):
+    loader = session.shared_loader(data.split(split))
+    gather = predictor.gather = session.gather
+    gaps, shares = _Gaps(predictor.gap_text), PatchShares()
+    for images, targets in session.bar(loader, f"scoring {split}"):
         columns = position[targets.cpu()]
-        with accelerator.autocast():
+        with session.autocast():
             encoded = predictor.encode(images)
             rows = evaluator.summarize(predictor.score_chunks(encoded), columns)
-        evaluator.add_state(gather(rows))
+            looks = (
+                _looks(predictor, aligner, encoded, columns.to(images.device)) if aligner else {}
+            )
+        evaluator.merge_state(gather(rows))
+        shares.update(**gather(looks))
         features = predictor.gap_features(encoded, columns.to(images.device))
         gaps.update(*gather((features, columns)))
-    return gaps.compute()
+    return {"modality_gap": gaps.compute(), "patch_shares": shares.compute()}
 
 
-def _gatherer(accelerator: Accelerator) -> Callable[[Any], Any]:
-    """Return what makes a batch's rows of all processes, in the data's order, of those of each."""
-    if accelerator.num_processes == 1:
-        return lambda rows: rows
-    # What the last batch was filled up with, so that all processes have as much, is dropped again.
-    return lambda rows: accelerator.gather_for_metrics(send_to_device(rows, accelerator.device))
+@torch.no_grad()
+def _looks(
+    predictor: Predictor, aligner: Aligner, encoded: Any, columns: Tensor
+) -> dict[str, Tensor]:
+    """What `PatchShares` takes of a batch, as far as the method has it."""
+    found = {"attention": predictor.attention(encoded)}
+    if predictor.says_what_it_compares and not isinstance(aligner, ClassTokenAligner):
+        tokens, text = predictor.compared(encoded, columns)
+        found["winners"] = aligner.winners(tokens, text)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class _Gaps:

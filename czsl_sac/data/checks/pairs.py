@@ -1,56 +1,52 @@
 """What can be wrong with the compositions of a data set's splits."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import get_args
+from collections.abc import Iterator
 
 from czsl_sac.data.counts import count_data, differences_from_tab7
-from czsl_sac.data.listing import Entry, Problem
-from czsl_sac.data.protocol import SplitName
-from czsl_sac.space import Pair
+from czsl_sac.data.listing import Listing, Problem
+from czsl_sac.data.protocol import SPLITS
 
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+__all__ = ["check_counts", "check_coverage", "check_lists"]
 
 
-def check_lists(
-    pairs: Mapping[SplitName, Sequence[Pair]], entries: Sequence[Entry]
-) -> Iterator[Problem]:
+def check_lists(listing: Listing) -> Iterator[Problem]:
     """Yield what is wrong with the pair lists of the standard layout and the images they name.
 
     Args:
-        pairs: the lists, with repeats.
-        entries: images with their split.
+        listing: images with their split, and the lists.
     """
+    pairs, entries = listing.pair_lists or listing.pairs, listing.entries
     seen = set(pairs["train"])
     allowed = {split: seen.union(listed) for split, listed in pairs.items()}
     images = Counter((entry.split, entry.pair) for entry in entries)
     without = {
         split: [f"{split}: {' '.join(pair)}" for pair in pairs[split] if not images[split, pair]]
-        for split in _SPLITS
+        for split in SPLITS
     }
     yield Problem(
-        "training pairs have no training image",
+        "training pairs without a training image",
         without["train"],
         "They count as seen but are never learned: drop them from train_pairs.txt, or take the "
         "corrected version of the data set.",
     )
     yield Problem(
-        "pairs of a validation or test list have no image in that split",
+        "pairs of a validation or test list without an image in that split",
         without["val"] + without["test"],
         "They are candidates that no image is of; drop them unless that is meant.",
         spoils=False,
     )
     yield Problem(
-        "unseen pairs stand in two lists, val_pairs.txt and test_pairs.txt",
+        "unseen pairs in two lists, val_pairs.txt and test_pairs.txt",
         [" ".join(pair) for pair in sorted(set(pairs["val"]) & set(pairs["test"]) - seen)],
         "What is chosen on validation has then been chosen on test's compositions: keep each in "
         "one of the two.",
     )
     yield Problem(
-        "pairs stand twice in one list",
+        "pairs twice in one list",
         [
             f"{split}: {' '.join(pair)}"
-            for split in _SPLITS
+            for split in SPLITS
             for pair, times in Counter(pairs[split]).items()
             if times > 1
         ],
@@ -58,7 +54,7 @@ def check_lists(
         spoils=False,
     )
     yield Problem(
-        "images have a split whose list, and the training list, lack their pair",
+        "images with a split whose list, and the training list, lack their pair",
         [
             f"{entry.image} ({' '.join(entry.pair)} in {entry.split})"
             for entry in entries
@@ -68,26 +64,24 @@ def check_lists(
     )
 
 
-def check_coverage(
-    pairs: Mapping[SplitName, Sequence[Pair]], entries: Sequence[Entry]
-) -> Iterator[Problem]:
+def check_coverage(listing: Listing) -> Iterator[Problem]:
     """Yield what a run needs and does not find: images of each split, names to learn.
 
     Args:
-        pairs: compositions of each split.
-        entries: images with their split.
+        listing: images with their split.
     """
+    pairs, entries = listing.pairs, listing.entries
     filled = {entry.split for entry in entries}
     yield Problem(
-        "splits have no image",
-        [split for split in _SPLITS if split not in filled],
+        "splits without an image",
+        [split for split in SPLITS if split not in filled],
         "A run needs training, validation and test images; czsl-sac split makes all three.",
     )
     seen = set(pairs["train"])
     kinds = {f"{entry.split}: {'seen' if entry.pair in seen else 'unseen'}" for entry in entries}
     needed = (f"{split}: {kind}" for split in ("val", "test") for kind in ("seen", "unseen"))
     yield Problem(
-        "kinds of composition have no image in a split that is measured on both kinds",
+        "kinds of composition without an image in a split that is measured on both kinds",
         [kind for kind in needed if kind not in kinds and kind.partition(":")[0] in filled],
         "czsl-sac split makes a split with both kinds in validation and test.",
     )
@@ -95,26 +89,23 @@ def check_coverage(
         learned = {pair[place] for pair in pairs["train"]}
         tested = {pair[place] for split in ("val", "test") for pair in pairs[split]}
         yield Problem(
-            f"{kind} of validation or test stand in no training composition",
+            f"{kind} of validation or test in no training composition",
             sorted(tested - learned),
             "They cannot be learned: move compositions to training, or let czsl-sac split choose.",
         )
 
 
-def check_counts(
-    name: str, pairs: Mapping[SplitName, Sequence[Pair]], entries: Sequence[Entry]
-) -> Iterator[Problem]:
+def check_counts(name: str, listing: Listing) -> Iterator[Problem]:
     """Yield how a data set differs from the one of its name in the paper's Tab. 7.
 
     Args:
         name: of the data set.
-        pairs: compositions of each split.
-        entries: images with their split.
+        listing: images with their split.
     """
-    images = Counter(entry.split for entry in entries if entry.split is not None)
+    images = Counter(entry.split for entry in listing.entries if entry.split is not None)
     yield Problem(
-        f"counts differ from those of {name} in the paper's Tab. 7",
-        differences_from_tab7(name, count_data(pairs, images)),
+        f"counts that differ from those of {name} in the paper's Tab. 7",
+        differences_from_tab7(name, count_data(listing.pairs, images)),
         "Results are not comparable with published ones.",
         spoils=False,
     )

@@ -43,16 +43,20 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def scene_keys(seed: int, stream: int, indices: Tensor) -> Tensor:
-    """Keys of the items of one stream of images, int64 [B]: distinct for distinct indices.
+    """Return the keys of the items of one stream of images, distinct for distinct indices.
 
     Args:
-        seed: Image seed.
-        stream: Which of the seed's streams (a split has one of its own).
-        indices: Item indices [B] int64.
+        seed: image seed.
+        stream: which of the seed's streams (a split has one of its own).
+        indices: item indices, `[B]` int64; the scenes are drawn on their device.
 
-    >>> scene_keys(0, 1, torch.tensor([5, 6])).tolist() == [
-    ...     int(scene_keys(0, 1, torch.tensor([i]))) for i in (5, 6)]
-    True
+    Returns:
+        `[B]` int64.
+
+    Examples:
+        >>> scene_keys(0, 1, torch.tensor([5, 6])).tolist() == [
+        ...     int(scene_keys(0, 1, torch.tensor([i]))) for i in (5, 6)]
+        True
     """
     start = _mix((_mix(torch.tensor(seed & _MASK)) + stream + 1) & _MASK)
     return _mix(start ^ (indices & _MASK))
@@ -62,12 +66,13 @@ class Uniforms:
     """Uniform numbers in [0, 1) for a batch of keys; each call takes the next ones.
 
     Args:
-        keys: Item keys [B] int64, from `scene_keys`.
-        purpose: Separates the numbers of one use from those of another.
+        keys: item keys, `[B]` int64, from `scene_keys`.
+        purpose: separates the numbers of one use from those of another.
 
-    >>> numbers = Uniforms(scene_keys(0, 0, torch.arange(4)), purpose=0)
-    >>> numbers(3).shape, numbers(2, 5).shape
-    (torch.Size([4, 3]), torch.Size([4, 2, 5]))
+    Examples:
+        >>> numbers = Uniforms(scene_keys(0, 0, torch.arange(4)), purpose=0)
+        >>> numbers(3).shape, numbers(2, 5).shape
+        (torch.Size([4, 3]), torch.Size([4, 2, 5]))
     """
 
     def __init__(self, keys: Tensor, purpose: int) -> None:
@@ -75,9 +80,10 @@ class Uniforms:
         self._taken = 0
 
     def __call__(self, *shape: int) -> Tensor:
-        """The next numbers, float32 [B, *shape]."""
+        """Return the next numbers, float32 `[B, *shape]`."""
         count = math.prod(shape)
-        places = torch.arange(self._taken, self._taken + count) * 0x9E3779B9
+        device = self._keys.device
+        places = torch.arange(self._taken, self._taken + count, device=device) * 0x9E3779B9
         self._taken += count
         bits = _mix((self._keys[:, None] + places) & _MASK) >> 8
         return (bits.to(torch.float32) * 2.0**-24).reshape(-1, *shape)
@@ -87,12 +93,15 @@ class Scene(NamedTuple):
     """A batch of drawn scenes.
 
     Attributes:
-        images: [B, 3, H, W] float32 in [0, 1], on the 256 levels of an 8-bit image.
-        masks: [B, H, W] float32 in [0, 1]: how much of each pixel the labelled object covers.
+        images: `[B, 3, H, W]` float32 in [0, 1], on the 256 levels of an 8-bit image.
+        masks: `[B, H, W]` float32 in [0, 1]: how much of each pixel the labelled object covers.
+        owners: `[B, H, W]` uint8: which object shows at each pixel, by more than half of it: 0 is
+            the background, 1 the labelled object, 2 + k small object k.
     """
 
     images: Tensor
     masks: Tensor
+    owners: Tensor
 
 
 class _Things(NamedTuple):
@@ -104,13 +113,13 @@ class _Things(NamedTuple):
     radius: Tensor
 
 
-@lru_cache(maxsize=1)
-def _palette() -> Tensor:
-    return torch.tensor([COLOURS.get(name, (0.0, 0.0, 0.0)) for name in ATTRIBUTES])
+@lru_cache(maxsize=4)
+def _palette(device: torch.device) -> Tensor:
+    return torch.tensor([COLOURS.get(name, (0.0, 0.0, 0.0)) for name in ATTRIBUTES], device=device)
 
 
 def _hue_colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    offsets = torch.tensor([0.0, 2 / 3, 1 / 3])
+    offsets = torch.tensor([0.0, 2 / 3, 1 / 3], device=hue.device)
     ramp = (((hue[..., None] + offsets) % 1.0) * 6 - 3).abs() - 1
     return value[..., None] * (1 + saturation[..., None] * (ramp.clamp(0, 1) - 1))
 
@@ -118,7 +127,7 @@ def _hue_colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 def _colours(attribute: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     # the two colours [..., 3] of each thing; u [..., 10]. Textures take any hue, beside a light,
     # a dark or an opposite one, so that no texture is bound to a colour word.
-    palette = _palette()[attribute]
+    palette = _palette(attribute.device)[attribute]
     is_colour = palette.sum(-1, keepdim=True) > 0
     is_hollow = (attribute == ATTRIBUTES.index("hollow"))[..., None]
     jitter = (u[..., 0:3] - 0.5) * 0.12
@@ -134,20 +143,25 @@ def _colours(attribute: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(is_colour, word, first), torch.where(is_colour, word, second)
 
 
+@lru_cache(maxsize=4)
+def _tables(device: torch.device) -> Tensor:
+    return distance_tables().reshape(-1).to(device)
+
+
 def _render(things: _Things, u: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Draws each thing into a square window of the image.
+    """Draw each thing into a square window of the image.
 
     Args:
-        things: K placed objects an image, each field [B, K].
-        u: Uniform numbers [B, K, 16].
-        size: Height and width of the image.
+        things: K placed objects an image, each field `[B, K]`.
+        u: uniform numbers, `[B, K, 16]`.
+        size: height and width of the image.
 
     Returns:
-        The windows' pixel indices into the flattened image [B, K, n], colours [B, K, 3, n] and
-        coverage [B, K, n]. n follows the largest radius; a window's size changes no pixel.
+        The windows' pixel indices into the flattened image `[B, K, n]`, colours `[B, K, 3, n]` and
+        coverage `[B, K, n]`. n follows the largest radius; a window's size changes no pixel.
     """
     window = min(size, math.ceil(2 * _REACH * float(things.radius.max())) + 2)
-    steps = torch.arange(window)
+    steps = torch.arange(window, device=u.device)
     left = (things.x - window / 2).round().clamp(0, size - window).long()[..., None] + steps
     top = (things.y - window / 2).round().clamp(0, size - window).long()[..., None] + steps
     dx = (left + 0.5 - things.x[..., None])[..., None, :]  # [B, K, 1, window]
@@ -167,7 +181,7 @@ def _render(things: _Things, u: Tensor, size: int) -> tuple[Tensor, ...]:
     column = column.mul_(mirror).add_(GRID / 2).clamp_(0, GRID - 1).int()
     row = row.add_(GRID / 2).clamp_(0, GRID - 1).int()
     place = row.mul_(GRID).add_(column).add_(things.object.int()[..., None, None] * GRID**2)
-    distance = distance_tables().reshape(-1).index_select(0, place.flatten()).view(place.shape)
+    distance = _tables(u.device).index_select(0, place.flatten()).view(place.shape)
     distance.mul_(radius)  # in pixels, negative inside
 
     hollow = attribute == ATTRIBUTES.index("hollow")
@@ -204,33 +218,40 @@ def _paint(canvas: Tensor, pixels: Tensor, colours: Tensor, coverage: Tensor) ->
     canvas.scatter_(2, index, colours.sub_(below).mul_(coverage[:, None]).add_(below))
 
 
+def _own(owners: Tensor, pixels: Tensor, coverage: Tensor, owner: int) -> None:
+    # owners [B, H·W]; pixels, coverage [B, n]
+    below = owners.gather(1, pixels)
+    owners.scatter_(1, pixels, below.masked_fill_(coverage > 0.5, owner))
+
+
 @lru_cache(maxsize=4)
-def _waves(size: int, knots: int) -> Tensor:
+def _waves(size: int, knots: int, device: torch.device) -> Tensor:
     # smooth interpolation weights from `knots` values to `size` pixels: [knots, size]
     position = (torch.arange(size, dtype=torch.float32) + 0.5) / size * (knots - 1)
     distance = (position - torch.arange(knots, dtype=torch.float32)[:, None]).abs().clamp(max=1)
-    return 1 - distance * distance * (3 - 2 * distance)
+    return (1 - distance * distance * (3 - 2 * distance)).to(device)
 
 
 @lru_cache(maxsize=2)
-def _noise(size: int) -> Tensor:
+def _noise(size: int, device: torch.device) -> Tensor:
     # 32 fields of noise [32, 3, H·W]; an image adds two of them
-    uniforms = Uniforms(torch.arange(32), purpose=77)
+    uniforms = Uniforms(torch.arange(32, device=device), purpose=77)
     return uniforms(3, size * size) + uniforms(3, size * size) - 1
 
 
 def _background(clutter: Tensor, uniforms: Uniforms, size: int) -> Tensor:
-    B = clutter.shape[0]
+    B, device = clutter.shape[0], clutter.device
     variety = clutter[:, None, None, None]
     base = _hue_colour(uniforms(), 0.3 * uniforms(), 0.35 + 0.55 * uniforms())
     fields, amount = (uniforms(2) * 32).long(), 0.02 + 0.06 * uniforms() * (0.3 + 0.7 * clutter)
-    canvas = _noise(size)[fields[:, 0]].sub_(_noise(size)[fields[:, 1]])
+    noise = _noise(size, device)
+    canvas = noise[fields[:, 0]].sub_(noise[fields[:, 1]])
     canvas.mul_(amount[:, None, None]).add_(base[..., None])
     image = canvas.view(B, 3, size, size)
     for knots, strength in ((3, 0.6), (6, 0.45)):
         values = (uniforms(3, knots, knots) - 0.5) * (strength * (0.15 + 0.85 * variety))
-        weights = _waves(size, knots)
-        rows = torch.zeros(B, 3, knots, size)
+        weights = _waves(size, knots, device)
+        rows = torch.zeros(B, 3, knots, size, device=device)
         for k in range(knots):
             rows.addcmul_(values[..., k, None], weights[k])
         for k in range(knots):
@@ -238,10 +259,12 @@ def _background(clutter: Tensor, uniforms: Uniforms, size: int) -> Tensor:
     return canvas
 
 
-def _place(clutter: Tensor, uniforms: Uniforms, size: int) -> tuple[Tensor, ...]:
-    """Positions and radii (pixels) of the labelled object [B] and of the distractors [B, K].
+def _place(
+    clutter: Tensor, uniforms: Uniforms, size: int, small_objects: int | None
+) -> tuple[Tensor, ...]:
+    """Return positions and radii (pixels) of the labelled object `[B]` and the small ones `[B, K]`.
 
-    A distractor takes, of eight random places, the one furthest from all that stand already.
+    A small object takes, of eight random places, the one furthest from all that stand already.
     Those beyond the image's number get radius zero.
     """
     u = uniforms(4)
@@ -251,56 +274,72 @@ def _place(clutter: Tensor, uniforms: Uniforms, size: int) -> tuple[Tensor, ...]
     y = size / 2 + (u[:, 2] * 2 - 1) * reach
     K = MAX_DISTRACTORS
     number = (clutter * (K - 1) + 2 * u[:, 3] * (clutter > 0)).floor().clamp(max=K)
+    if small_objects is not None:
+        number = torch.full_like(number, small_objects)
     radii = size * (0.09 + 0.055 * clutter[:, None]) * (0.85 + 0.25 * uniforms(K))
-    radii = radii * (torch.arange(K) < number[:, None])
+    radii = radii * (torch.arange(K, device=clutter.device) < number[:, None])
     candidates = (0.06 + 0.88 * uniforms(K, 8, 2)) * size
     taken = torch.stack([x, y], -1)[:, None]  # [B, standing, 2]
     radii_taken = radius[:, None]
     for k in range(K):
         gap = (candidates[:, k, :, None] - taken[:, None]).square().sum(-1).sqrt()
         best = (gap - radii_taken[:, None]).amin(-1).argmax(1)
-        chosen = candidates[torch.arange(len(best)), k, best]
+        chosen = candidates[torch.arange(len(best), device=best.device), k, best]
         taken = torch.cat([taken, chosen[:, None]], 1)
         radii_taken = torch.cat([radii_taken, radii[:, k, None]], 1)
     return x, y, radius, taken[:, 1:, 0], taken[:, 1:, 1], radii
 
 
 def draw_scenes(
-    keys: Tensor, labels: Tensor, distractors: Tensor, clutter: Tensor, image_size: int
+    keys: Tensor,
+    labels: Tensor,
+    distractors: Tensor,
+    clutter: Tensor,
+    image_size: int,
+    *,
+    small_objects: int | None = None,
 ) -> Scene:
-    """Draws one large labelled object among smaller ones on a smooth, noisy background.
+    """Draw one large labelled object among smaller ones on a smooth, noisy background.
 
     Args:
-        keys: [B] int64, one per image, from `scene_keys`.
-        labels: [B, 2] int64: the labelled object's attribute and object indices.
-        distractors: [B, MAX_DISTRACTORS, 2] int64: the same for the smaller objects; `clutter`
-            decides how many of them are drawn.
-        clutter: [B] float32 in [0, 1]: the more, the smaller the labelled object, the more
+        keys: one per image, from `scene_keys`, `[B]` int64; all else is on their device. On a GPU
+            a pixel may differ from a CPU's by one level of 256, where rounding decides.
+        labels: the labelled object's attribute and object indices, `[B, 2]` int64.
+        distractors: the same for the smaller objects, `[B, MAX_DISTRACTORS, 2]` int64; objects
+            from `len(OUTLINES)` on are the foreign ones.
+        clutter: `[B]` float32 in [0, 1]: the more, the smaller the labelled object, the more
             and the larger the others, and the busier the background.
-        image_size: Height and width in pixels.
+        image_size: height and width in pixels.
+        small_objects: how many of the smaller objects are drawn; None: `clutter` decides.
 
-    >>> labels = torch.tensor([[7, 3]])
-    >>> scene = draw_scenes(scene_keys(0, 0, torch.tensor([1])), labels,
-    ...                     torch.zeros(1, MAX_DISTRACTORS, 2, dtype=torch.long),
-    ...                     torch.tensor([0.5]), image_size=64)
-    >>> scene.images.shape, scene.masks.shape
-    (torch.Size([1, 3, 64, 64]), torch.Size([1, 64, 64]))
+    Examples:
+        >>> labels = torch.tensor([[7, 3]])
+        >>> scene = draw_scenes(scene_keys(0, 0, torch.tensor([1])), labels,
+        ...                     torch.zeros(1, MAX_DISTRACTORS, 2, dtype=torch.long),
+        ...                     torch.tensor([0.5]), image_size=64)
+        >>> scene.images.shape, scene.masks.shape, scene.owners.unique().tolist()
+        (torch.Size([1, 3, 64, 64]), torch.Size([1, 64, 64]), [0, 1, 2, 3, 4, 5])
     """
     B, size = keys.shape[0], image_size
     uniforms = Uniforms(keys, purpose=0)
     canvas = _background(clutter, uniforms, size)
-    x, y, radius, xs, ys, radii = _place(clutter, uniforms, size)
+    x, y, radius, xs, ys, radii = _place(clutter, uniforms, size, small_objects)
     K = max(1, int((radii > 0).sum(1).max()))
     u, small = uniforms(MAX_DISTRACTORS, 16)[:, :K], distractors[:, :K]
     things = _Things(small[..., 0], small[..., 1], xs[:, :K], ys[:, :K], radii[:, :K].clamp(min=1))
     pixels, colours, coverage = _render(things, u, size)
     coverage = coverage * (radii[:, :K] > 0)[..., None]
+    owners = torch.zeros(B, size * size, dtype=torch.uint8, device=keys.device)
     for k in range(K):
         _paint(canvas, pixels[:, k], colours[:, k], coverage[:, k])
+        _own(owners, pixels[:, k], coverage[:, k], k + 2)
     things = _Things(*(t[:, None] for t in (labels[:, 0], labels[:, 1], x, y, radius)))
     pixels, colours, coverage = _render(things, uniforms(1, 16), size)
     _paint(canvas, pixels[:, 0], colours[:, 0], coverage[:, 0])
-    masks = torch.zeros(B, size * size).scatter_(1, pixels[:, 0], coverage[:, 0])
+    _own(owners, pixels[:, 0], coverage[:, 0], 1)
+    masks = torch.zeros(B, size * size, device=keys.device)
+    masks.scatter_(1, pixels[:, 0], coverage[:, 0])
     light = (0.85 + 0.2 * uniforms(1)) * (0.95 + 0.1 * uniforms(3))
     images = canvas.mul_(light[..., None]).clamp_(0, 1).mul_(255).round_().div_(255)
-    return Scene(images.reshape(B, 3, size, size), masks.reshape(B, size, size))
+    shape = (B, size, size)
+    return Scene(images.reshape(B, 3, size, size), masks.reshape(shape), owners.reshape(shape))

@@ -5,39 +5,40 @@ does not mention. Images are drawn when asked for, at more than a thousand a sec
 and are the same on every machine, in every order and in every worker.
 """
 
-from collections.abc import Sequence
-from hashlib import sha256
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from czsl_sac._version import __version__
-from czsl_sac.data.protocol import SplitName
+from czsl_sac.checks import check_choice, check_range
+from czsl_sac.data.protocol import SPLITS, SplitName
+from czsl_sac.data.scenes.compositions import OBJECTS, Pair, distractor_table, split_pairs
 from czsl_sac.data.scenes.drawing import (
-    ATTRIBUTES,
     MAX_DISTRACTORS,
     Scene,
     Uniforms,
     draw_scenes,
     scene_keys,
 )
-from czsl_sac.data.scenes.shapes import OUTLINES
+from czsl_sac.data.scenes.items import SceneDataset
+from czsl_sac.data.scenes.shapes import FOREIGN_OUTLINES
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["SCENES_MEAN", "SCENES_STD", "SceneDataset", "Scenes", "mask_boxes"]
+__all__ = [
+    "OBJECTS",
+    "SCENES_MEAN",
+    "SCENES_STD",
+    "Context",
+    "Scenes",
+]
 
 SCENES_MEAN = (0.5, 0.5, 0.5)
 SCENES_STD = (0.25, 0.25, 0.25)
 
-OBJECTS: tuple[str, ...] = tuple(OUTLINES)
-"""The scenes' objects, in the order in which `draw_scenes` counts them."""
+Context = Literal["labels", "foreign"]
+"""Where the small objects' shapes come from, as `Scenes` takes it."""
 
-_STREAMS = {name: number for number, name in enumerate(get_args(SplitName))}
-_CHUNK = 64  # images drawn at once: their pixels stay in the processor's cache
-
-Pair = tuple[str, str]
+_STREAMS = {name: number for number, name in enumerate(SPLITS)}
 
 
 class Scenes:
@@ -50,29 +51,36 @@ class Scenes:
     so no pixel of an unseen composition occurs in training.
 
     Args:
-        seed: Chooses the images; the compositions of the splits do not depend on it.
-        split_seed: Chooses which compositions are unseen. The built-in tiny CLIP was pretrained
+        seed: chooses the images; the compositions of the splits do not depend on it.
+        split_seed: chooses which compositions are unseen. The built-in tiny CLIP was pretrained
             without the unseen compositions of split seed 0: with another, they are not unseen
             to it.
-        image_size: Height and width of the images in pixels, 32 or more.
-        clutter: Between 0 and 1: how much of an image its label does not speak of. The more,
+        image_size: height and width of the images in pixels, 32 or more.
+        clutter: between 0 and 1: how much of an image its label does not speak of. The more,
             the smaller the labelled object, the more and larger the others (none at 0, 7 or 8
             at 1), and the busier the background.
-        images_per_pair: Training images of each seen composition.
-        eval_images_per_pair: Validation and test images of each of their compositions.
-        mean: What is subtracted from each colour of an image in [0, 1]; take the backbone's.
-        std: What each colour is divided by afterwards; take the backbone's.
+        context: where the small objects' shapes come from: "labels", the twelve objects of the
+            labels, so that a text can speak of a small object as well as of the large one; or
+            "foreign", eight other shapes, with the labels' attributes, that no text speaks of.
+        context_objects: how many small objects an image has, 0 to 8; None: `clutter` decides.
+        images_per_pair: training images of each seen composition.
+        eval_images_per_pair: validation and test images of each of their compositions.
+        keep: whether drawn images stay in memory, 12 kB each at 64×64, so that later epochs, and
+            other data sets of this process with the same options, draw nothing.
+        mean: what is subtracted from each colour of an image in [0, 1]; take the backbone's.
+        std: what each colour is divided by afterwards; take the backbone's.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: an option is out of its range.
 
-    >>> data = Scenes(seed=0)
-    >>> data.space
-    CompositionSpace(attributes=12, objects=12, pairs=144, seen=96)
-    >>> test = data.split("test")
-    >>> image, target = test[7]
-    >>> image.shape, data.space.pairs[target], len(test)
-    (torch.Size([3, 64, 64]), ('dotted', 'umbrella'), 960)
+    Examples:
+        >>> data = Scenes(seed=0)
+        >>> data.space
+        CompositionSpace(attributes=12, objects=12, pairs=144, seen=96)
+        >>> test = data.split("test")
+        >>> image, target = test[7]
+        >>> image.shape, data.space.pairs[target], len(test)
+        (torch.Size([3, 64, 64]), ('dotted', 'umbrella'), 960)
     """
 
     name = "scenes"
@@ -84,45 +92,45 @@ class Scenes:
         split_seed: int = 0,
         image_size: int = 64,
         clutter: float = 0.75,
+        context: Context = "labels",
+        context_objects: int | None = None,
         images_per_pair: int = 24,
         eval_images_per_pair: int = 20,
+        keep: bool = False,
         mean: tuple[float, float, float] = SCENES_MEAN,
         std: tuple[float, float, float] = SCENES_STD,
     ) -> None:
-        if not 0 <= clutter <= 1:
-            raise ValueError(f"clutter must lie in [0, 1], got {clutter}")
-        if image_size < 32:
-            raise ValueError(
-                f"image_size must be at least 32 pixels, got {image_size}: smaller objects cannot "
-                "be told apart"
-            )
-        for argument, value in (
-            ("images_per_pair", images_per_pair),
-            ("eval_images_per_pair", eval_images_per_pair),
-        ):
-            if value < 1:
-                raise ValueError(f"{argument} must be at least 1, got {value}")
+        check_range("clutter", clutter, low=0, high=1)
+        check_choice("context", context, get_args(Context))
+        check_range("context_objects", context_objects, low=0, high=MAX_DISTRACTORS)
+        # smaller objects cannot be told apart
+        check_range("image_size", image_size, low=32)
+        check_range("images_per_pair", images_per_pair, low=1)
+        check_range("eval_images_per_pair", eval_images_per_pair, low=1)
         self.seed = seed
         self.split_seed = split_seed
         self.image_size = image_size
         self.clutter = clutter
+        self.context = context
+        self.context_objects = context_objects
         self.images_per_pair = images_per_pair
         self.eval_images_per_pair = eval_images_per_pair
+        self.keep = keep
         self.mean = mean
         self.std = std
-        self.pairs = _split_pairs(split_seed)
+        self.pairs = split_pairs(split_seed)
         self.space = CompositionSpace.closed_world(*self.pairs.values())
-        self._allowed = _distractor_table(self.space)
+        self._allowed = distractor_table(self.space)
 
-    def split(self, name: SplitName, *, augment: bool = False) -> "SceneDataset":
-        """The items of a split; the compositions take turns in it.
+    def split(self, name: SplitName, *, augment: bool = False) -> SceneDataset:
+        """Return the items of a split; the compositions take turns in it.
 
         Args:
             name: "train", "val" or "test".
-            augment: Whether each image is mirrored with probability 1/2, by torch's generator.
+            augment: whether each image is mirrored with probability 1/2, by torch's generator.
 
         Raises:
-            ValueError: If there is no such split.
+            ValueError: there is no such split.
         """
         pairs = self._pairs_of(name)
         per_pair = self.images_per_pair if name == "train" else self.eval_images_per_pair
@@ -130,21 +138,32 @@ class Scenes:
         return SceneDataset(self, _STREAMS[name], targets, augment=augment)
 
     def candidates(self, name: SplitName) -> Tensor:
-        """Compositions of a split or of the training split, [C] bool: the closed world.
+        """Return the compositions of a split or of the training split: the closed world.
+
+        Args:
+            name: "train", "val" or "test".
+
+        Returns:
+            `[C]` bool.
 
         Raises:
-            ValueError: If there is no such split.
+            ValueError: there is no such split.
         """
         return self.space.mask(self._pairs_of(name)) | self.space.seen_mask
 
     def distractors(self, keys: Tensor, targets: Tensor) -> Tensor:
-        """Compositions of the small objects of B images, [B, MAX_DISTRACTORS] indices of pairs.
+        """Return what the small objects are: seen compositions that share nothing with the label.
+
+        With `context="foreign"` only their attributes are taken.
 
         Args:
-            keys: [B] int64, the images' keys.
-            targets: [B] int64, index into `space.pairs` of the labelled objects.
+            keys: the images' keys, `[B]` int64.
+            targets: the labelled objects, indices into `space.pairs`, `[B]` int64.
+
+        Returns:
+            Indices of pairs, `[B, MAX_DISTRACTORS]`.
         """
-        allowed = self._allowed[targets]
+        allowed = self._allowed.to(keys.device)[targets]
         number = (allowed >= 0).sum(1, keepdim=True)
         choice = (Uniforms(keys, purpose=1)(MAX_DISTRACTORS) * number).long()
         return allowed.gather(1, choice)
@@ -152,146 +171,45 @@ class Scenes:
     def draw(
         self, stream: int, indices: Tensor, targets: Tensor, clutter: Tensor | None = None
     ) -> Scene:
-        """Draws scenes of given compositions, not normalised.
+        """Draw scenes of given compositions, not normalised, on the device of the indices.
 
         Args:
-            stream: Which of the seed's streams of images: 0, 1, 2 are those of the splits.
-            indices: [B] int64, the images' places in the stream.
-            targets: [B] int64, index into `space.pairs` of the labelled objects.
-            clutter: [B] in [0, 1]; by default the data set's.
+            stream: which of the seed's streams of images: 0, 1, 2 are those of the splits.
+            indices: the images' places in the stream, `[B]` int64.
+            targets: the labelled objects, indices into `space.pairs`, `[B]` int64.
+            clutter: `[B]` in [0, 1]; None: the data set's.
         """
+        device = indices.device
         if clutter is None:
-            clutter = torch.full(targets.shape, self.clutter)
+            clutter = torch.full(targets.shape, self.clutter, device=device)
         keys = scene_keys(self.seed, stream, indices)
         # every primitive is seen and both lists are sorted: the space counts as the drawing does
-        primitives = self.space.pair_indices
+        primitives = self.space.pair_indices.to(device)
         small = primitives[self.distractors(keys, targets)]
-        return draw_scenes(keys, primitives[targets], small, clutter, self.image_size)
+        if self.context == "foreign":
+            foreign = Uniforms(keys, purpose=3)(MAX_DISTRACTORS) * len(FOREIGN_OUTLINES)
+            small = torch.stack([small[..., 0], len(OBJECTS) + foreign.long()], -1)
+        return draw_scenes(
+            keys,
+            primitives[targets],
+            small,
+            clutter,
+            self.image_size,
+            small_objects=self.context_objects,
+        )
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Subtracts the mean of images [B, 3, H, W] in [0, 1] and divides by the deviation."""
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        """Subtract the mean of images `[B, 3, H, W]` in [0, 1] and divide by the deviation."""
+        mean, std = images.new_tensor(self.mean), images.new_tensor(self.std)
         return (images - mean[:, None, None]) / std[:, None, None]
 
     def __repr__(self) -> str:
         return (
             f"Scenes(seed={self.seed}, split_seed={self.split_seed}, "
-            f"image_size={self.image_size}, clutter={self.clutter})"
+            f"image_size={self.image_size}, clutter={self.clutter}, context={self.context!r}, "
+            f"context_objects={self.context_objects})"
         )
 
     def _pairs_of(self, name: str) -> tuple[Pair, ...]:
-        if name not in self.pairs:
-            raise ValueError(f"name must be 'train', 'val' or 'test', got {name!r}")
+        check_choice("name", name, SPLITS)
         return self.pairs[name]
-
-
-class SceneDataset(Dataset[tuple[Tensor, int]]):
-    """Items of `Scenes`: (image [3, H, W] float32, normalised; target, index into the pairs).
-
-    A `DataLoader` draws a whole batch at once. Made by `Scenes.split`.
-
-    Args:
-        scenes: The data set.
-        stream: Which of the seed's streams of images.
-        targets: [n] int64, index into `scenes.space.pairs` of each item.
-        augment: Whether each image is mirrored with probability 1/2.
-
-    Attributes:
-        space: The compositions.
-        targets: [n] int64.
-    """
-
-    def __init__(self, scenes: Scenes, stream: int, targets: Tensor, *, augment: bool) -> None:
-        self.space = scenes.space
-        self.targets = targets
-        self._scenes = scenes
-        self._stream = stream
-        self._augment = augment
-
-    def __len__(self) -> int:
-        return self.targets.shape[0]
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} items")
-        return self.__getitems__([index % len(self)])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """The items at the given indices, drawn together."""
-        items: list[tuple[Tensor, int]] = []
-        for chunk in torch.as_tensor(indices).split(_CHUNK):
-            targets = self.targets[chunk]
-            images = self._scenes.draw(self._stream, chunk, targets).images
-            images = self._scenes.normalise(images)
-            if self._augment:
-                mirrored = torch.rand(len(chunk)) < 0.5
-                images[mirrored] = images[mirrored].flip(-1)
-            items += zip(images.unbind(), targets.tolist(), strict=True)
-        return items
-
-    def fingerprint(self) -> str:
-        """Names all that decides the items: the options of the scenes, and this version's drawing.
-
-        Features that are cached on disk are known again by it.
-        """
-        scenes = self._scenes
-        look = f"{__version__} {scenes!r} {scenes.mean} {scenes.std} {self._stream}"
-        digest = sha256(look.encode())
-        digest.update(str(self.targets.tolist()).encode())
-        return digest.hexdigest()
-
-    def masks(self, indices: Sequence[int]) -> Tensor:
-        """Where the labelled objects are, before augmentation: [B, H, W] bool."""
-        chosen = torch.as_tensor(indices)
-        return self._scenes.draw(self._stream, chosen, self.targets[chosen]).masks > 0.5
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Smallest boxes around masks, in pixels.
-
-    Args:
-        masks: [B, H, W] bool, none of them empty.
-
-    Returns:
-        [B, 4] int64: left, top, right, bottom; right and bottom lie one pixel past the mask.
-
-    >>> mask = torch.zeros(1, 5, 5, dtype=torch.bool)
-    >>> mask[0, 1, 2:4] = True
-    >>> mask_boxes(mask).tolist()
-    [[2, 1, 4, 2]]
-    """
-    columns, rows = masks.any(1).int(), masks.any(2).int()
-    left, top = columns.argmax(1), rows.argmax(1)
-    right = masks.shape[2] - columns.flip(1).argmax(1)
-    bottom = masks.shape[1] - rows.flip(1).argmax(1)
-    return torch.stack([left, top, right, bottom], 1)
-
-
-def _split_pairs(split_seed: int) -> dict[str, tuple[Pair, ...]]:
-    # In a Latin square every symbol stands once in each row and column. Of its 12 symbols, over
-    # rows (attributes) and columns (objects) in random order, 8 are seen, 2 are unseen of
-    # validation and 2 of test; 2 seen ones each join the latter two.
-    uniforms = Uniforms(scene_keys(split_seed, 0, torch.zeros(1, dtype=torch.int64)), purpose=2)
-    n = len(ATTRIBUTES)
-    rows, columns, symbols = (uniforms(n)[0].argsort().tolist() for _ in range(3))
-    by_symbol: list[list[Pair]] = [[] for _ in range(n)]
-    for i, attribute in enumerate(ATTRIBUTES):
-        for j, obj in enumerate(OBJECTS):
-            by_symbol[symbols[(rows[i] + columns[j]) % n]].append((attribute, obj))
-
-    def pairs(*chosen: int) -> tuple[Pair, ...]:
-        return tuple(sorted(pair for symbol in chosen for pair in by_symbol[symbol]))
-
-    return {"train": pairs(*range(8)), "val": pairs(0, 1, 8, 9), "test": pairs(2, 3, 10, 11)}
-
-
-def _distractor_table(space: CompositionSpace) -> Tensor:
-    # row c: the seen pairs that share neither primitive with pair c, then -1 up to the width
-    primitives = space.pair_indices
-    differ = (primitives[:, None] != primitives[None]).all(-1) & space.seen_mask
-    width = int(differ.sum(1).max())
-    table = torch.full((len(space), width), -1)
-    for c, row in enumerate(differ):
-        allowed = row.nonzero().flatten()
-        table[c, : len(allowed)] = allowed
-    return table

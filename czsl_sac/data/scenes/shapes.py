@@ -181,18 +181,71 @@ OUTLINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Signed distance of each object's outline at the positions (x, y); negative inside."""
 
 
+def _arrow(x: Tensor, y: Tensor) -> Tensor:
+    head = _polygon(x, y, [(0.95, 0.0), (0.15, -0.75), (0.15, 0.75)])
+    return _union(head, _box(x, y, -0.95, -0.26, 0.2, 0.26))
+
+
+def _bolt(x: Tensor, y: Tensor) -> Tensor:
+    upper = [(0.35, -0.98), (-0.6, 0.15), (-0.05, 0.15)]
+    return _polygon(x, y, [*upper, (-0.35, 0.98), (0.6, -0.25), (0.05, -0.25)])
+
+
+def _cross(x: Tensor, y: Tensor) -> Tensor:
+    return _union(_box(x, y, -0.92, -0.3, 0.92, 0.3), _box(x, y, -0.3, -0.92, 0.3, 0.92))
+
+
+def _diamond(x: Tensor, y: Tensor) -> Tensor:
+    return _polygon(x, y, [(0.0, -0.95), (0.65, 0.0), (0.0, 0.95), (-0.65, 0.0)])
+
+
+def _key(x: Tensor, y: Tensor) -> Tensor:
+    bow = _without(_disc(x, y, -0.5, 0.0, 0.46), _disc(x, y, -0.5, 0.0, 0.2))
+    teeth = [_box(x, y, left, 0.0, left + 0.2, 0.48) for left in (0.38, 0.75)]
+    return _union(bow, _box(x, y, -0.15, -0.13, 0.95, 0.13), *teeth)
+
+
+def _mushroom(x: Tensor, y: Tensor) -> Tensor:
+    cap = torch.maximum(_ellipse(x, y, 0.0, 0.05, 0.92, 0.85), y - 0.1)
+    return _union(cap, _box(x, y, -0.28, 0.05, 0.28, 0.88))
+
+
+def _ring(x: Tensor, y: Tensor) -> Tensor:
+    return _disc(x, y, 0.0, 0.0, 0.68).abs() - 0.25
+
+
+def _triangle(x: Tensor, y: Tensor) -> Tensor:
+    return _polygon(x, y, [(0.0, -0.9), (0.95, 0.8), (-0.95, 0.8)])
+
+
+FOREIGN_OUTLINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "arrow": _arrow,
+    "bolt": _bolt,
+    "cross": _cross,
+    "diamond": _diamond,
+    "key": _key,
+    "mushroom": _mushroom,
+    "ring": _ring,
+    "triangle": _triangle,
+}
+"""Outlines of small objects that are no object of the labels, so that no text speaks of them."""
+
+
 @lru_cache(maxsize=1)
 def distance_tables() -> Tensor:
-    """Signed distances of every object in `OUTLINES`, in its order; negative inside.
+    """Return signed distances of the objects in `OUTLINES`, then `FOREIGN_OUTLINES`.
 
     Returns:
-        Tensor [number of objects, GRID, GRID], float32, rows along y: cell (j, i) is the distance
-        at x = (i + 0.5) · 2·EXTENT/GRID - EXTENT, y likewise from j. Treat it as read-only.
+        `[number of objects, GRID, GRID]`, float32, negative inside, rows along y: cell (j, i) is
+        the distance at x = (i + 0.5) · 2·EXTENT/GRID - EXTENT, y likewise from j. Treat it as
+        read-only.
 
-    >>> tables = distance_tables()
-    >>> tables.shape, bool((tables[3, 96, 80] < 0) & (tables[3, 0, 0] > 0))
-    (torch.Size([12, 192, 192]), True)
+    Examples:
+        >>> tables = distance_tables()
+        >>> tables.shape, bool((tables[3, 96, 80] < 0) & (tables[3, 0, 0] > 0))
+        (torch.Size([20, 192, 192]), True)
     """
+    outlines = [*OUTLINES.values(), *FOREIGN_OUTLINES.values()]
     axis = (torch.arange(GRID, dtype=torch.float32) + 0.5) * (2 * EXTENT / GRID) - EXTENT
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack([outline(x, y) for outline in OUTLINES.values()])
+    return torch.stack([outline(x, y) for outline in outlines])

@@ -1,9 +1,7 @@
 """CoOp: the words of attributes and objects stay, those around them are learned."""
 
-from czsl_sac.blocks.alignment import Aligner, Alignment
-from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.methods.coop.options import CoOpOptions
 from czsl_sac.methods.prompt_tuning import PromptTuning
-from czsl_sac.space import CompositionSpace
 
 
 class CoOp(PromptTuning):
@@ -11,13 +9,7 @@ class CoOp(PromptTuning):
 
     Zhou et al., "Learning to Prompt for Vision-Language Models" (IJCV 2022), in the form in which
     the CSP paper compares with it: the context starts at the words of the template, a name of
-    several tokens is their mean. CLIP itself is frozen.
-
-    Args:
-        backbone: CLIP.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: `"cls"` (Eq. 1, the published way), `"patch_max"` (Eq. 2), or a head.
-        template: words that the context starts from, any number.
+    several tokens is their mean. The arguments are those of `PromptTuning`.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -27,19 +19,5 @@ class CoOp(PromptTuning):
         ['prompts.context']
     """
 
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        template: str = "a photo of",
-    ) -> None:
-        super().__init__(
-            backbone,
-            space,
-            alignment=alignment,
-            template=template,
-            train_context=True,
-            train_primitives=False,
-        )
+    Options = CoOpOptions
+    trains_context, trains_primitives = True, False

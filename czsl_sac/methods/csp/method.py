@@ -1,24 +1,15 @@
 """CSP: the words of attributes and objects are learned, those around them stay."""
 
-from czsl_sac.blocks.alignment import Aligner, Alignment
-from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.methods.csp.options import CSPOptions
 from czsl_sac.methods.prompt_tuning import PromptTuning
-from czsl_sac.space import CompositionSpace
 
 
 class CSP(PromptTuning):
     """One learned vector per attribute and object, in a fixed prompt.
 
     Nayak et al., "Learning to Compose Soft Prompts for Compositional Zero-Shot Learning"
-    (ICLR 2023). A vector starts at the mean embedding of its name's tokens. CLIP itself is
-    frozen.
-
-    Args:
-        backbone: CLIP.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: `"cls"` (Eq. 1, the published way), `"patch_max"` (Eq. 2), or a head.
-        template: words of the prompt, fixed.
-        dropout: probability of zeroing an entry of the vectors in training.
+    (ICLR 2023). A vector starts at the mean embedding of its name's tokens. The arguments are
+    those of `PromptTuning`.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -28,21 +19,5 @@ class CSP(PromptTuning):
         ['prompts.attribute_vectors', 'prompts.object_vectors']
     """
 
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        template: str = "a photo of",
-        dropout: float = 0.3,
-    ) -> None:
-        super().__init__(
-            backbone,
-            space,
-            alignment=alignment,
-            template=template,
-            dropout=dropout,
-            train_context=False,
-            train_primitives=True,
-        )
+    Options = CSPOptions
+    trains_context, trains_primitives = False, True

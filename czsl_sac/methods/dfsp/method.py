@@ -15,7 +15,9 @@ from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
+from czsl_sac.methods.dfsp.options import DFSPOptions
 from czsl_sac.methods.dfsp.text_image_fusion import Fusion, TextImageFusion
+from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.space import CompositionSpace
 
@@ -101,6 +103,21 @@ class DFSP(CZSLMethod):
         torch.Size([2, 3])
     """
 
+    Options = DFSPOptions
+
+    @classmethod
+    def build(cls, options: DFSPOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "DFSP":
+        """Return the method that options describe; the arguments are those of every method."""
+        return cls(
+            backbone,
+            space,
+            alignment=alignment_head(options, backbone),
+            fusion=options.fusion,
+            prompts=soft_prompts(options, backbone, space, shared_context=True),
+            primitive_loss_weight=options.primitive_loss_weight,
+            chunk_size=options.chunk_size,
+        )
+
     def __init__(
         self,
         backbone: CLIPBackbone,
@@ -146,6 +163,10 @@ class DFSP(CZSLMethod):
         self.primitive_loss_weight = primitive_loss_weight
         self.prompt_loss_weight = prompt_loss_weight
         self.chunk_size = chunk_size
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the states of the vision tower, `[B, T, vision_width]`."""
+        return self.backbone.visual.states(images)
 
     def decomposed_text(self, pairs: Tensor) -> DecomposedText:
         """Encode the prompts of `pairs` `[C, 2]`, in the text tower's chunks."""
@@ -236,7 +257,7 @@ class DFSP(CZSLMethod):
             ValueError: a target is unseen.
         """
         labels = self.seen_targets(targets)
-        states = self.backbone.visual.states(images)
+        states = self.encode(images)
         text = self.decomposed_text(self.seen_pairs)
         logits = self.aligner(self.backbone.visual.project(states), text.features)
         counts = (len(self.space.attributes), len(self.space.objects))
@@ -309,7 +330,7 @@ class _DFSPPredictor(ChunkedPredictor):
     @torch.no_grad()
     def encode(self, images: Tensor) -> FusedImages:
         """Return the fused images."""
-        return self.method.fuse(self.method.backbone.visual.states(images), self.text)
+        return self.method.fuse(self.method.encode(images), self.text)
 
     @torch.no_grad()
     def score_chunks(self, encoded: FusedImages) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.blocks.condensation import VisualCondenser
 from czsl_sac.blocks.memory_bank import EmptySlots, EntropyMemoryBank, TextSlot
+from czsl_sac.checks import check_choice
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.alignment import feature_similarity
@@ -23,6 +24,8 @@ from czsl_sac.functional.losses import (
     total_loss,
 )
 from czsl_sac.methods.base import CZSLMethod, ParameterGroup
+from czsl_sac.methods.parts import alignment_head, soft_prompts, temperature_of
+from czsl_sac.methods.sac.options import SACOptions
 from czsl_sac.methods.sac.predictor import SACPredictor
 from czsl_sac.space import CompositionSpace
 
@@ -84,6 +87,8 @@ class SAC(CZSLMethod):
         schedule: `"joint"`: one loop, L_base trains backbone and prompts, L_vac the condenser
             alone (Eq. 11 with the ownership of Alg. 1); `"staged"`: Alg. 1's two loops;
             `"end_to_end"`: one loop, nothing detached but p_sa in Eq. 7.
+        condenser_epochs: epochs of Alg. 1's second loop; None takes the first one's.
+        condenser_lr: learning rate of the condenser; None takes that of the rest.
 
     Raises:
         ValueError: an option is unknown or out of range, or there is a bank but no condenser.
@@ -102,6 +107,46 @@ class SAC(CZSLMethod):
         torch.Size([2, 3])
     """
 
+    Options = SACOptions
+
+    @classmethod
+    def build(cls, options: SACOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "SAC":
+        """Return the method that options describe; the arguments are those of every method."""
+        aligner = alignment_head(options, backbone)
+        prompts = soft_prompts(options, backbone, space)
+        condenser = bank = None
+        if options.condense:
+            condenser = VisualCondenser(
+                backbone.embed_dim,
+                num_blocks=options.num_blocks,
+                num_heads=options.num_heads,
+                mlp_ratio=options.mlp_ratio,
+                dropout=options.condenser_dropout,
+            )
+        if options.bank != "off":
+            bank = BankOptions(
+                capacity=options.capacity,
+                retrieval_temperature=options.retrieval_temperature,
+                text_slot=options.text_slot,
+                empty_slots=options.empty_slots,
+                dynamic=options.bank == "dynamic",
+            )
+        return cls(
+            backbone,
+            space,
+            alignment=aligner,
+            prompts=prompts,
+            condenser=condenser,
+            bank=bank,
+            temperature=temperature_of(options, backbone),
+            alpha=options.alpha,
+            beta=options.beta,
+            gamma=options.gamma,
+            schedule=options.schedule,
+            condenser_epochs=options.condenser_epochs,
+            condenser_lr=options.condenser_lr,
+        )
+
     def __init__(
         self,
         backbone: CLIPBackbone,
@@ -116,12 +161,11 @@ class SAC(CZSLMethod):
         beta: float = 0.5,
         gamma: float = 0.5,
         schedule: Schedule = "joint",
+        condenser_epochs: int | None = None,
+        condenser_lr: float | None = None,
     ) -> None:
         super().__init__(backbone, space)
-        if schedule not in get_args(Schedule):
-            raise ValueError(
-                f"schedule is {schedule!r} but must be one of {', '.join(get_args(Schedule))}."
-            )
+        check_choice("schedule", schedule, get_args(Schedule))
         if bank is not None and condenser is None:
             raise ValueError(
                 "bank is given but condenser is None, and the bank stores condensed features: "
@@ -139,6 +183,7 @@ class SAC(CZSLMethod):
         self.memory: EntropyMemoryBank | None = None
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.schedule = schedule
+        self.condenser_epochs, self.condenser_lr = condenser_epochs, condenser_lr
         if schedule == "staged":
             self.stages = ("align",) if self.condenser is None else ("align", "condense")
         else:
@@ -168,7 +213,7 @@ class SAC(CZSLMethod):
         labels = self.seen_targets(targets)
         truth = (labels, self.seen_pairs[labels, 0], self.seen_pairs[labels, 1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and stage != "condense"):
-            tokens = self.backbone.encode_image(images)
+            tokens = self.encode(images)
             text = self.text_features(self.seen_pairs)
             aligned = [self.aligner(tokens, t) for t in text]
         losses: dict[str, Tensor] = {}
@@ -190,15 +235,19 @@ class SAC(CZSLMethod):
         return losses
 
     def parameter_groups(self, stage: str) -> list[ParameterGroup]:
-        """Return backbone, prompts and aligner as `"base"`, the condenser by itself."""
+        """Return backbone, prompts and aligner together, the condenser by itself."""
         condenser = [] if self.condenser is None else list(self.condenser.parameters())
         own = {id(p) for p in condenser}
         base = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
         groups = [
-            ParameterGroup("base", [] if stage == "condense" else base),
-            ParameterGroup("condenser", [] if stage == "align" else condenser),
+            ParameterGroup([] if stage == "condense" else base),
+            ParameterGroup([] if stage == "align" else condenser, lr=self.condenser_lr),
         ]
         return [group for group in groups if group.parameters]
+
+    def stage_epochs(self, stage: str) -> int | None:
+        """Return `condenser_epochs` for Alg. 1's second loop."""
+        return self.condenser_epochs if stage == "condense" else None
 
     def train_stage(self, stage: str) -> None:
         """Set training mode; in Alg. 1's second loop for the condenser alone."""
@@ -221,7 +270,7 @@ class SAC(CZSLMethod):
         text = self.text_features(self.seen_pairs)
         self.memory = self.new_bank(text.composition)
         for images in batches:
-            feature = self.condenser(self.backbone.encode_image(images))
+            feature = self.condenser(self.encode(images))
             logits = self.condensed_logits(feature, text.composition)
             self.memory.update(feature, composition_probabilities(logits, 1.0))
 

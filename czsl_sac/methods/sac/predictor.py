@@ -63,7 +63,7 @@ class SACPredictor(ChunkedPredictor):
     @torch.no_grad()
     def encode(self, images: Tensor) -> EncodedImages:
         """Return tokens and condensed features of images `[B, 3, H, W]`."""
-        tokens = self.method.backbone.encode_image(images)
+        tokens = self.method.encode(images)
         return EncodedImages(tokens, None if self.condenser is None else self.condenser(tokens))
 
     @torch.no_grad()
@@ -83,6 +83,7 @@ class SACPredictor(ChunkedPredictor):
                 pairs=pairs,
                 beta=self.method.beta,
                 gamma=self.method.gamma,
+                partial=True,
             )
 
     def paths(

@@ -9,13 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from czsl_sac.blocks.alignment import Aligner, Alignment, ClassTokenAligner, build_aligner
+from czsl_sac.checks import check_choice
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
+from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
+from czsl_sac.methods.troika.options import TroikaOptions
 from czsl_sac.methods.troika.traction import CrossModalTraction
 from czsl_sac.space import CompositionSpace
 
@@ -44,7 +47,7 @@ class Troika(CZSLMethod):
             at: on the class token alone with `"cls"`, as published, and on all tokens of the
             batch, `[B·T, D]` to their BatchNorm, with `"patch_max"`. `"none"`: attribute and
             object are compared with the tokens as they are.
-        text: `"tracted"`: t', which depends on the image; `"plain"`: t, and no traction.
+        text_side: `"tracted"`: t', which depends on the image; `"plain"`: t, and no traction.
         traction_layers: layers of the traction (3 for MIT-States, 2 for UT-Zappos and C-GQA).
         traction_dropout: its dropout (0.1 for MIT-States, else 0).
         primitive_loss_weight: weight of the attribute's and the object's loss (C-GQA: 0.1).
@@ -74,7 +77,28 @@ class Troika(CZSLMethod):
         torch.Size([2, 3])
     """
 
+    Options = TroikaOptions
     epochs_started: Tensor
+
+    @classmethod
+    def build(
+        cls, options: TroikaOptions, backbone: CLIPBackbone, space: CompositionSpace
+    ) -> "Troika":
+        """Return the method that options describe; the arguments are those of every method."""
+        return cls(
+            backbone,
+            space,
+            alignment=alignment_head(options, backbone),
+            prompts=soft_prompts(options, backbone, space),
+            disentangle=options.disentangle,
+            text_side=options.text_side,
+            traction_layers=options.traction_layers,
+            traction_dropout=options.traction_dropout,
+            primitive_loss_weight=options.primitive_loss_weight,
+            legacy_patch_norm=options.legacy_patch_norm,
+            legacy_eval_mode=options.legacy_eval_mode,
+            chunk_size=options.chunk_size,
+        )
 
     def __init__(
         self,
@@ -84,7 +108,7 @@ class Troika(CZSLMethod):
         alignment: Alignment | Aligner = "cls",
         prompts: SoftPrompts | None = None,
         disentangle: Disentangle = "per_patch",
-        text: TextSide = "tracted",
+        text_side: TextSide = "tracted",
         traction_layers: int = 3,
         traction_dropout: float = 0.1,
         primitive_loss_weight: float = 1.0,
@@ -95,10 +119,9 @@ class Troika(CZSLMethod):
         super().__init__(backbone, space)
         for name, value, choices in (
             ("disentangle", disentangle, get_args(Disentangle)),
-            ("text", text, get_args(TextSide)),
+            ("text_side", text_side, get_args(TextSide)),
         ):
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r} but must be one of {', '.join(choices)}.")
+            check_choice(name, value, choices)
         dim = backbone.embed_dim
         self.aligner = build_aligner(alignment, backbone.temperature)
         self.prompts = prompts or SoftPrompts(
@@ -109,7 +132,7 @@ class Troika(CZSLMethod):
             self.disentanglers.extend(Disentangler(dim) for _ in ("attribute", "object"))
         self.patch_norm: nn.LayerNorm | None = None
         self.traction: CrossModalTraction | None = None
-        if text == "tracted":
+        if text_side == "tracted":
             self.patch_norm = nn.LayerNorm(dim)
             self.traction = CrossModalTraction(dim, traction_layers, dropout=traction_dropout)
         self.primitive_loss_weight = primitive_loss_weight
@@ -137,7 +160,7 @@ class Troika(CZSLMethod):
         Returns:
             `[B, C]`, `[B, A]` and `[B, O]`.
         """
-        branches = self.branches(self.backbone.encode_image(images))
+        branches = self.branches(self.encode(images))
         return [branch(text) for branch, text in zip(branches, texts, strict=True)]
 
     def branches(self, tokens: Tensor) -> list[Callable[[Tensor], Tensor]]:
@@ -261,7 +284,8 @@ class _TroikaPredictor(ChunkedPredictor):
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return the tokens `[B, T, D]`."""
-        return self.method.backbone.encode_image(images)
+        tokens: Tensor = self.method.encode(images)
+        return tokens
 
     @torch.no_grad()
     def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:

@@ -6,7 +6,9 @@ from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import clean_name
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.parts import alignment_head
 from czsl_sac.methods.predictor import AlignmentPredictor
+from czsl_sac.methods.zero_shot.options import ZeroShotOptions
 from czsl_sac.space import CompositionSpace
 
 
@@ -27,7 +29,20 @@ class ZeroShotCLIP(CZSLMethod):
         torch.Size([1, 2])
     """
 
+    Options = ZeroShotOptions
     stages = ()
+
+    @classmethod
+    def build(
+        cls, options: ZeroShotOptions, backbone: CLIPBackbone, space: CompositionSpace
+    ) -> "ZeroShotCLIP":
+        """Return the method that options describe; the arguments are those of every method."""
+        return cls(
+            backbone,
+            space,
+            alignment=alignment_head(options, backbone),
+            template=options.template,
+        )
 
     def __init__(
         self,
@@ -52,4 +67,4 @@ class ZeroShotCLIP(CZSLMethod):
         text = self.backbone.encode_text(
             self.backbone.tokenizer(prompts).to(self.seen_pairs.device)
         )
-        return AlignmentPredictor(space, self.backbone, self.aligner, text)
+        return AlignmentPredictor(self, space, text)

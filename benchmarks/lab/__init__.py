@@ -1,0 +1,1 @@
+"""The laboratory: what sparse alignment's gain depends on, each cause a knob."""

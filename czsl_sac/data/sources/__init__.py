@@ -1,0 +1,1 @@
+"""Reading what a data set says of its images: standard layout, table, or folders by name."""

@@ -1,0 +1,123 @@
+"""Studies written out: CSV with every measurement, a Markdown table in the paper's form."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy import stats
+from tabulate import tabulate
+
+from czsl_sac.experiments.paper import DATA_SETS
+from czsl_sac.experiments.plan import Study
+from czsl_sac.experiments.runner import Measurement, Setting
+
+METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}
+
+
+def frame(study: Study, measured: Sequence[Measurement], setting: Setting) -> pd.DataFrame:
+    """Return one row a measurement: label, seed, metrics as fractions, gap, command of the run.
+
+    Args:
+        study: table or figure.
+        measured: its rows.
+        setting: on what they were measured.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "study": study.name,
+                "dataset": setting.dataset,
+                "row": m.row.label,
+                "method": m.row.method,
+                "seed": m.seed,
+                **{field: getattr(m.result, field) for field in METRICS.values()},
+                "rmg": _gap(m),
+                "quick": setting.quick,
+                "run": m.run_dir.name,
+            }
+            for m in measured
+        ]
+    )
+
+
+def _gap(measurement: Measurement) -> float | None:
+    """The relative modality gap of what the method compares with texts."""
+    gaps = measurement.result.modality_gap
+    chosen = gaps.get("aligned") or gaps.get("class_token")
+    return None if chosen is None else chosen["relative_modality_gap"]
+
+
+def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) -> str:
+    """Return a study as a page: table, the paper's figures beside, and the commands of its runs.
+
+    Args:
+        study: table or figure.
+        measured: its rows.
+        setting: on what they were measured.
+    """
+    table = frame(study, measured, setting)
+    paper = {m.row.label: _published(m, setting.dataset) for m in measured}
+    rows = []
+    for label, group in table.groupby("row", sort=False):
+        cells = [spread(100 * group[field]) for field in METRICS.values()]
+        if table["rmg"].notna().any():
+            cells.append(f"{group['rmg'].mean():.4f}" if group["rmg"].notna().all() else "")
+        rows.append([label, *cells, paper[str(label)]])
+    gap = ["RMG"] if table["rmg"].notna().any() else []
+    own = setting.dataset in DATA_SETS
+    there = "S / U / HM / AUC" if own else f"AUC on {' / '.join(DATA_SETS.values())}"
+    headers = ["", *METRICS, *gap, f"the paper's {there}"]
+    text = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    seeds = table["seed"].nunique()
+    said = (
+        f"# {study.name}: {study.title}\n\n"
+        f"{setting.dataset}, {study.world} world, {seeds} seed{'s' if seeds > 1 else ''}, test "
+        "split, best validation epoch, exact protocol, in %: mean ± standard deviation. The last "
+        "column is what the paper prints (ViT-L/14), not measured here.\n"
+    )
+    if setting.quick:
+        said += "\n**Quick: one epoch on few images. The figures show that it runs, no more.**\n"
+    commands = "\n".join(f"czsl-sac evaluate {m.run_dir}" for m in measured)
+    again = f"czsl-sac reproduce {study.name} --dataset {setting.dataset} --seeds {setting.seeds}"
+    return f"{said}\n{text}\n\nMade by `{again}`; its runs:\n\n```text\n{commands}\n```\n"
+
+
+def _published(measurement: Measurement, dataset: str) -> str:
+    """The paper's figures on the data set, or where it has none, its AUC on each of its own."""
+    published = measurement.row.published
+    if dataset in DATA_SETS:
+        return " / ".join(map(str, published.get(dataset, ())))
+    found = [str(published[name][3]) if name in published else "-" for name in DATA_SETS]
+    return " / ".join(found) if published else ""
+
+
+def spread(values: "pd.Series[float]") -> str:
+    """Return mean ± standard deviation of one value a seed.
+
+    Args:
+        values: in the unit to print.
+
+    Examples:
+        >>> spread(pd.Series([40.0, 42.0])), spread(pd.Series([40.0]))
+        ('41.0 ± 1.4', '40.0')
+    """
+    if len(values) < 2:
+        return f"{values.mean():.1f}"
+    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+
+
+def paired_difference(ours: "pd.Series[float]", theirs: "pd.Series[float]") -> str:
+    """Return the mean difference of values paired by seed, with its 95 % t-interval.
+
+    Args:
+        ours: one value a seed.
+        theirs: likewise, in the same order.
+
+    Examples:
+        >>> paired_difference(pd.Series([41.0, 43.0]), pd.Series([40.0, 41.0]))
+        '+1.50 [-4.85, +7.85]'
+    """
+    mean = (ours - theirs).mean()
+    if len(ours) < 2:
+        return f"{mean:+.2f}"
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"

@@ -1,0 +1,58 @@
+"""Options of CSP, and its published settings per data set; those for C-GQA are MIT-States'."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from czsl_sac.checks import check_range
+from czsl_sac.methods.options import MethodOptions, Published, Reads, Settings
+
+PUBLISHED: dict[str, Any] = {
+    "train_backbone": "none",
+    "epochs": 20,
+    "batch_size": 128,
+    "lr_step": 20,  # one learning rate for all of training
+}
+"""Optimisation on every data set."""
+
+
+@dataclass(frozen=True)
+class CSPOptions(MethodOptions):
+    """One learned vector per attribute and object, in a fixed prompt."""
+
+    name: ClassVar[str] = "csp"
+    label: ClassVar[str] = "CSP"
+    implementation: ClassVar[str] = "czsl_sac.methods.csp.method:CSP"
+    citation: ClassVar[str] = "Nayak et al., ICLR 2023"
+    published: ClassVar[Published] = {
+        "closed": {
+            "ut-zappos": (64.2, 66.2, 46.6, 33.0),
+            "mit-states": (46.6, 49.9, 36.3, 19.4),
+            "cgqa": (28.8, 26.8, 20.6, 6.2),
+        },
+        "open": {
+            "ut-zappos": (64.1, 44.1, 38.9, 22.7),
+            "mit-states": (46.3, 15.7, 17.4, 5.7),
+            "cgqa": (28.7, 5.2, 6.9, 1.2),
+        },
+    }
+    settings: ClassVar[Settings] = {
+        "scenes": {"train_backbone": "none", "lr": 1e-3},
+        "ut-zappos": {**PUBLISHED, "lr": 5e-4, "prompt_dropout": 0.2},
+        "mit-states": {**PUBLISHED, "lr": 5e-5},
+        "cgqa": {**PUBLISHED, "lr": 5e-5},
+        "fruit-ripeness": {"prompt_dropout": 0.1},
+    }
+
+    template: str = "a photo of"
+    """Words of the prompt, fixed."""
+    prompt_dropout: float = 0.3
+    """Dropout on attribute and object embeddings in training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("prompt_dropout", self.prompt_dropout, low=0, below=1)
+
+    @property
+    def reads(self) -> Reads:
+        """What the alignment looks at."""
+        return "class_token" if self.alignment == "cls" else "tokens"

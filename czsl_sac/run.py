@@ -1,0 +1,135 @@
+"""Train, load, evaluate and predict from Python: what the command line does, in a few calls."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from czsl_sac.predict.predictions import Prediction
+from czsl_sac.predict.run_predictor import RunPredictor
+from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.presets import preset_for
+from czsl_sac.training.run import train as train_run
+from czsl_sac.training.trained import TrainedRun
+
+__all__ = ["Run", "load_run", "train"]
+
+
+class Run(TrainedRun):
+    """A trained run: its method and all that it can be asked.
+
+    `load_run` and `train` make one.
+
+    Attributes:
+        path: its folder.
+        config: its configuration.
+        method: the trained method.
+        data: its data set, opened when first asked for.
+
+    Examples:
+        >>> from tempfile import mkdtemp
+        >>> small = preset_for("scenes", "zero-shot")
+        >>> small = replace(small, data=replace(small.data, eval_images_per_pair=1))
+        >>> run = train(small, mkdtemp())
+        >>> 0.0 < run.evaluate(split="val").auc < 1.0
+        True
+    """
+
+    @property
+    def path(self) -> Path:
+        """Folder of the run."""
+        return self.folder.path
+
+    def predict(
+        self,
+        images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        top: int = 3,
+        candidates: str = "all",
+    ) -> list[Prediction]:
+        """Return what image files show, likeliest first.
+
+        Args:
+            images: a file, a folder or a pattern, or several of them.
+            top: compositions, attributes and objects to keep of each image.
+            candidates: what may be named: `"all"`, `"seen"`, `"open"`, or a file of compositions.
+
+        Returns:
+            A prediction for each file, in the order of the files.
+
+        Raises:
+            ValueError: a file cannot be read, or an option does not fit.
+        """
+        from czsl_sac.predict.images import find_files
+
+        given = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+        paths, missing = find_files([os.fspath(path) for path in given])
+        predictor = RunPredictor(self, candidates=candidates)
+        found = list(predictor.predict(paths, top_k=top)) if paths else []
+        problems = [*missing, *predictor.unreadable]
+        if problems:
+            raise ValueError(
+                f"images has {len(problems)} that must be readable but are not: {problems[0]}."
+            )
+        return found
+
+
+def train(
+    config: TrainConfig | str = "scenes",
+    run_dir: str | os.PathLike[str] | None = None,
+    *,
+    method: str = "sac",
+    resume: bool = False,
+) -> Run:
+    """Train a method and return the run.
+
+    Args:
+        config: a configuration, or the name of a preset.
+        run_dir: folder of the run; None makes one under `runs/`.
+        method: with the name of a preset: the method, by name or `MODULE:CLASS`.
+        resume: continue the run in `run_dir`.
+
+    Raises:
+        FileExistsError: `run_dir` holds a run and `resume` is False.
+        FileNotFoundError: the data set is not there.
+        ValueError: an option does not fit.
+    """
+    if isinstance(config, str):
+        config = preset_for(config, method)
+    folder = new_run_dir(config) if run_dir is None else Path(run_dir)
+    train_run(config, folder, resume=resume)
+    return load_run(folder)
+
+
+def load_run(
+    path: str | os.PathLike[str],
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    data_root: Path | None = None,
+    **changes: Any,
+) -> Run:
+    """Return a run that was trained, ready to evaluate and to predict.
+
+    Args:
+        path: its folder.
+        checkpoint: `"best"` by validation AUC, or `"last"`.
+        data_root: where its data set is now; None: where it was.
+        changes: options of the method that inference reads alone, such as `beta=0.3`.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: a file of it is damaged, or an option was decided in training.
+    """
+    return Run.load(path, checkpoint=checkpoint, data_root=data_root, **changes)
+
+
+def new_run_dir(config: TrainConfig) -> Path:
+    """Return the folder of a new run, named by data set, method and time.
+
+    Args:
+        config: the run.
+    """
+    import time
+
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{config.data.dataset}-{config.method.name}-{stamp}"

@@ -1,0 +1,165 @@
+"""A session: device, precision, processes, loaders and bars of one call."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import send_to_device
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from czsl_sac.training.config import TrainConfig
+
+_Item = TypeVar("_Item")
+
+_SECONDS = 60.0  # between two lines where there is no terminal
+
+
+class Session:
+    """What training and evaluation run on, so that nothing else has to know of it.
+
+    Args:
+        precision: `"no"` (float32), `"tf32"`, `"bf16"`, `"fp16"`, or `"auto"`: bf16 on a GPU that
+            has it, else float32.
+        batch_size: images of a batch where nothing is trained, those of all processes together.
+        num_workers: processes that read images; 0 reads them in the main process.
+
+    Attributes:
+        accelerator: of the library accelerate.
+        precision: the one in use, never `"auto"`.
+
+    Examples:
+        >>> session = Session(batch_size=2)
+        >>> [batch.tolist() for batch in session.loader([1, 2, 3])]
+        [[1, 2], [3]]
+    """
+
+    def __init__(
+        self, *, precision: str = "no", batch_size: int = 64, num_workers: int = 0
+    ) -> None:
+        if precision == "auto":
+            on_gpu = PartialState().device.type == "cuda"
+            precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "no"
+        self.precision = precision
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        # A stage need not use every trainable parameter: the condenser is idle in Alg. 1's first
+        # loop.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(
+            mixed_precision=precision if precision in ("bf16", "fp16") else "no",
+            kwargs_handlers=[unused],
+        )
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Session":
+        """Return the session that a run's configuration and its launcher describe."""
+        return cls(
+            precision=config.optim.precision,
+            batch_size=config.optim.eval_batch_size,
+            num_workers=config.data.num_workers,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors go."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return bool(self.accelerator.is_main_process)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which models run in this session's precision."""
+        context: AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+    def bar(self, items: Iterable[_Item], description: str) -> Iterator[_Item]:
+        """Yield items under a progress bar, in the main process alone.
+
+        Where there is no terminal, as in a log file, a line is written once a minute.
+
+        Args:
+            items: what to go through.
+            description: what is being done.
+        """
+        if not self.is_main:
+            return iter(items)
+        if sys.stderr.isatty():
+            return iter(tqdm(items, desc=description, leave=False))
+        return _with_lines(items, description)
+
+    def loader(
+        self,
+        dataset: Any,
+        *,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DataLoader:
+        """Return batches of a data set, in its order or shuffled.
+
+        Args:
+            dataset: with indexed items.
+            batch_size: None takes the session's.
+            generator: shuffles; None keeps the order.
+        """
+        on_gpu = self.device.type == "cuda"
+        return DataLoader(
+            dataset,
+            batch_size=batch_size or self.batch_size,
+            shuffle=generator is not None,
+            generator=generator,
+            num_workers=self.num_workers,
+            pin_memory=on_gpu,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def shared_loader(self, dataset: Dataset) -> DataLoader:
+        """Return batches in the data set's order, each shared out to the processes.
+
+        Args:
+            dataset: with indexed items.
+        """
+        share = -(-self.batch_size // self.accelerator.num_processes)
+        loader: DataLoader = self.accelerator.prepare(self.loader(dataset, batch_size=share))
+        return loader
+
+    def batches(self, dataset: Dataset, description: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and targets in their order, on the device; every process sees all.
+
+        Args:
+            dataset: of images and targets.
+            description: what is being done, for the bar.
+        """
+        for images, targets in self.bar(self.loader(dataset), description):
+            yield images.to(self.device, non_blocking=True), targets.to(self.device)
+
+    @property
+    def gather(self) -> Callable[[Any], Any]:
+        """What makes a batch's rows of all processes, in the data's order, of those of each."""
+        if self.accelerator.num_processes == 1:
+            return lambda rows: rows
+        # What the last batch was filled up with, so that all processes have as much, is dropped.
+        return lambda rows: self.accelerator.gather_for_metrics(send_to_device(rows, self.device))
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
+
+def _with_lines(items: Iterable[_Item], description: str) -> Iterator[_Item]:
+    """Yield items, and say once a minute how many it has been."""
+    total = f" of {len(items)}" if isinstance(items, Sized) else ""
+    start = said = perf_counter()
+    for count, item in enumerate(items):
+        if perf_counter() - said > _SECONDS:
+            said = perf_counter()
+            print(f"{description}: {count}{total}, {said - start:.0f} s", file=sys.stderr)
+        yield item
