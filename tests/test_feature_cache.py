@@ -167,8 +167,8 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
             replace(good, **change)
     assert TrainConfig.from_dict(good.to_dict()) == good
     backbone = load_backbone("tiny")
-    with pytest.raises(ValueError, match=r"neither images \[B, 3, 64, 64\] nor tokens \[B, 65, 1"):
-        backbone.encode_image(torch.zeros(2, 7, 128))
+    with pytest.raises(ValueError, match=r"must be \[B, 3, 64, 64\], or tokens \[B, 1 to 65, 128\]"):
+        backbone.encode_image(torch.zeros(2, 66, 128))
 
 
 def encode_half(rank: int, folder: Path) -> None:
