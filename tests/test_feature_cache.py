@@ -167,7 +167,7 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
             replace(good, **change)
     assert TrainConfig.from_dict(good.to_dict()) == good
     backbone = load_backbone("tiny")
-    with pytest.raises(ValueError, match=r"must be \[B, 3, 64, 64\], or tokens \[B, 1 to 65, 128\]"):
+    with pytest.raises(ValueError, match=r"\[B, 3, 64, 64\], or tokens \[B, 1 to 65, 128\]"):
         backbone.encode_image(torch.zeros(2, 66, 128))
 
 
