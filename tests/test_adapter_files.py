@@ -119,7 +119,7 @@ def test_files_and_backbones_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="is no adapter that save_adapter wrote"):
         load_adapter(tmp_path / "other", small_backbone())
     (tmp_path / "text").write_text("no tensors")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is damaged but must be a safetensors file"):
         load_adapter(tmp_path / "text", small_backbone())
 
 
