@@ -29,7 +29,7 @@ def shake(model: nn.Module) -> nn.Module:
 
 
 def openai_model(**state_dict: torch.Tensor) -> nn.Module:
-    model = import_clip().method.CLIP(48, 48, 3, 128, 16, 77, 49408, 64, 1, 2).eval()
+    model = import_clip().model.CLIP(48, 48, 3, 128, 16, 77, 49408, 64, 1, 2).eval()
     model.load_state_dict(state_dict)
     return model
 
@@ -293,7 +293,7 @@ def test_every_vision_transformer_of_clip_fits(name, sizes):
     """The published architectures, without memory for their weights."""
     assert name in import_clip().available_models()
     with torch.device("meta"):
-        weights = import_clip().method.CLIP(*sizes).state_dict()
+        weights = import_clip().model.CLIP(*sizes).state_dict()
         backbone = CLIPBackbone.from_openai_state_dict(weights, OpenAITokenizer())
     assert backbone.config.vision_heads == sizes[3] // 64
     assert backbone.image_size == sizes[1]
