@@ -95,6 +95,7 @@ def clip_table(rows: pd.DataFrame) -> str:
             f"`{row.policy}`",
             f"{row.clutter:.2f}",
             row.context,
+            row.features,
             *(
                 f"{100 * getattr(row, name):.1f}"
                 for name in ("auc_class_token", "auc_tokens", "auc_patches")
@@ -105,9 +106,16 @@ def clip_table(rows: pd.DataFrame) -> str:
             f"{row.rmg_class_token:.2f}",
             f"{row.rmg_patches:.2f}",
         ]
-        for row in rows.sort_values(["clutter", "context"], kind="stable").itertuples()
+        for row in rows.sort_values(["features", "clutter", "context"], kind="stable").itertuples()
     ]
-    headers = ["policy", "clutter", "small objects", "AUC class token", "AUC all tokens"]
+    headers = [
+        "policy",
+        "clutter",
+        "small objects",
+        "patch features",
+        "AUC class token",
+        "AUC all tokens",
+    ]
     headers += ["AUC patches", "pointing (chance)", "small ones (chance)", "a patch wins"]
     return tabulate(cells, headers=[*headers, "RMG class token", "RMG patch"], tablefmt="github")
 
@@ -177,6 +185,7 @@ def draw_clips(rows: pd.DataFrame) -> Any:
     import matplotlib.pyplot as plt
 
     rows = rows[(rows["clutter"] == 0.75) & (rows["context"] == "labels")]
+    rows = rows[rows["features"] == "last"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     places = np.arange(len(rows))
     for axis, bars, title in (

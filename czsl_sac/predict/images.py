@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from czsl_sac.data.reading import UnreadableImageError, read_image
+from czsl_sac.data.sources.paths import files_below
 from czsl_sac.data.words import visible
 
 MAX_RATIO = 100
@@ -127,13 +128,7 @@ def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
 def _files_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path] if path.is_file() else []
-    below = (p for p in sorted(path.rglob("*")) if p.is_file())
-    return [p for p in below if not any(_is_no_data(x) for x in p.relative_to(path).parts)]
-
-
-def _is_no_data(name: str) -> bool:
-    """Whether a file or folder is one that systems leave behind."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return list(files_below(path))
 
 
 def _what_is_wrong(path: Path) -> str:

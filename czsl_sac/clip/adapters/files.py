@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from loralib import lora_state_dict
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from czsl_sac.clip.adapters.low_rank import LoRA
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.checksum import is_adapter
 from czsl_sac.clip.transformer import ResidualAttentionBlock
+from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.files import load_tensors, read_metadata, save_tensors
 
 __all__ = ["load_adapter", "save_adapter"]
@@ -173,7 +173,7 @@ def _expected(backbone: CLIPBackbone, settings: _Settings) -> Mapping[str, Tenso
     } - dict(backbone.named_modules()).keys()
     if missing:
         raise ValueError(f"it adapts {min(missing)} but the backbone has no such part")
-    with torch.device("meta"):
+    with unfilled():
         twin = CLIPBackbone(backbone.config, backbone.tokenizer)
         _attach(twin, settings)
     return _tensors(twin)
