@@ -18,12 +18,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from accelerate import Accelerator
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from benchmarks.measure import MIB, RESULTS, FreshRun, append_rows, environment, fresh_run
+from benchmarks.shared_data import SHARED
 from czsl_sac import SAC
 from czsl_sac.blocks import VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig
@@ -34,6 +34,7 @@ from czsl_sac.methods.sac.method import TextFeatures
 from czsl_sac.methods.sac.predictor import EncodedImages, SACPredictor
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world, open_world_feasibility
+from czsl_sac.training.session import Session
 
 Pairs = list[tuple[str, str]]
 
@@ -54,7 +55,7 @@ class Options:
     """Size of a feature, D."""
     training_images: int = 26_920
     """Images that the memory bank starts from (C-GQA's training split)."""
-    pairs: Path = Path("../shared/data/splits/cgqa")
+    pairs: Path = SHARED / "splits/cgqa"
     """Folder of train_pairs.txt, val_pairs.txt and test_pairs.txt."""
     threads: int = 2
     """Threads of torch."""
@@ -204,9 +205,8 @@ def evaluate_in_chunks(method: SAC, data: CZSLData, options: Options) -> dict[st
         method,
         data,
         "val",
-        Accelerator(cpu=True),
+        Session(batch_size=options.batch_size),
         OpenWorld(),
-        batch_size=options.batch_size,
         protocol="legacy",
     )
     return {"auc": result.auc, "hm": result.hm, "threshold": result.threshold or 0.0}

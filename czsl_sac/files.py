@@ -8,20 +8,22 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes seconds, which files of text do without
+    from torch import Tensor
 
 __all__ = [
     "clear_temporaries",
+    "is_sealed",
     "load_tensors",
     "read_json",
     "read_metadata",
     "save_json",
     "save_tensors",
+    "seal",
     "tensor_digest",
     "write_atomically",
     "write_bytes",
@@ -143,17 +145,44 @@ def read_json(path: Path, remedy: str) -> Any:
         raise ValueError(f"{path} is damaged but must be JSON ({error}): {remedy}.") from error
 
 
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+def seal(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a dictionary with a checksum of what it holds.
+
+    Args:
+        values: of JSON types.
+
+    Examples:
+        >>> is_sealed(seal({"auc": 0.5})), is_sealed({**seal({"auc": 0.5}), "auc": 0.7})
+        (True, False)
+    """
+    return {**values, _DIGEST: sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
+
+
+def is_sealed(values: object) -> bool:
+    """Return whether a dictionary is as `seal` returned it.
+
+    Args:
+        values: as read from a file.
+    """
+    if not isinstance(values, dict):
+        return False
+    return values == seal({name: value for name, value in values.items() if name != _DIGEST})
+
+
+def tensor_digest(tensors: "Mapping[str, Tensor]") -> str:
     """Return a checksum of tensors, their names, types and shapes.
 
     Args:
         tensors: by name, on any device.
 
     Examples:
+        >>> import torch
         >>> one, other = ({"a": torch.tensor([x, 0.0])} for x in (0.0, -0.0))
         >>> tensor_digest(one) == tensor_digest(one), tensor_digest(one) == tensor_digest(other)
         (True, False)
     """
+    import torch
+
     digest = sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -163,44 +192,58 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors, with their checksum.
+    """Write tensors as safetensors, with their checksum; what is the same is so to the byte.
 
     Args:
         path: the file to make or replace.
         tensors: by name, on any device.
         metadata: texts that the file's header keeps beside them.
     """
+    from safetensors.torch import save
+
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    write_bytes(path, save(whole, {**(metadata or {}), _DIGEST: tensor_digest(whole)}))
+    content = save(whole, {**(metadata or {}), _DIGEST: tensor_digest(whole)})
+    # safetensors writes the texts in any order.
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    write_bytes(path, len(header).to_bytes(8, "little") + header + content[8 + size :])
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(
+    path: Path, *, remedy: str = "make it again", checked: bool = False
+) -> "dict[str, Tensor]":
     """Read tensors that `save_tensors` wrote.
 
     Args:
         path: the file.
+        remedy: what to do if it cannot be read, for the message.
+        checked: refuse a file without a checksum, as other programs write them.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or of another format.
     """
-    digest = read_metadata(path).get(_DIGEST)
+    from safetensors.torch import load_file
+
+    digest = read_metadata(path, remedy=remedy).get(_DIGEST)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-    if digest is not None and digest != tensor_digest(tensors):
-        raise _damaged(path, "its tensors are not those that were written")
+        raise _damaged(path, error, remedy) from error
+    if digest != (tensor_digest(tensors) if checked or digest is not None else None):
+        raise _damaged(path, "its tensors are not those that were written", remedy)
     return tensors
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, *, remedy: str = "make it again") -> dict[str, str]:
     """Read the texts in the header of a file that `save_tensors` wrote, and no tensor.
 
     Args:
         path: the file.
+        remedy: what to do if it cannot be read, for the message.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -211,13 +254,11 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, error, remedy) from error
 
 
-def _damaged(path: Path, reason: object) -> ValueError:
-    return ValueError(
-        f"{path} is damaged but must be a safetensors file ({reason}): make it again."
-    )
+def _damaged(path: Path, reason: object, remedy: str) -> ValueError:
+    return ValueError(f"{path} is damaged but must be a safetensors file ({reason}): {remedy}.")
 
 
 def _require(path: Path) -> None:

@@ -119,7 +119,7 @@ def test_files_and_backbones_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="is no adapter that save_adapter wrote"):
         load_adapter(tmp_path / "other", small_backbone())
     (tmp_path / "text").write_text("no tensors")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is damaged but must be a safetensors file"):
         load_adapter(tmp_path / "text", small_backbone())
 
 
@@ -136,12 +136,12 @@ def test_the_checksum_sees_weights_alone():
 
 def test_merged_weights_run_in_openais_own_model():
     """LoRA on everything, merged under plain CLIP keys; the adapted model stays as it is."""
-    model = import_clip().method.CLIP(24, 32, 2, 64, 16, 20, 300, 64, 1, 2).eval()
+    model = import_clip().model.CLIP(24, 32, 2, 64, 16, 20, 300, 64, 1, 2).eval()
     backbone = load_backbone(model).requires_grad_(False)
     apply_lora(backbone, rank=3, alpha=4.0, targets=ALL)
     randomize(backbone)
     keys = list(backbone.state_dict())
-    twin = import_clip().method.CLIP(24, 32, 2, 64, 16, 20, 300, 64, 1, 2).eval()
+    twin = import_clip().model.CLIP(24, 32, 2, 64, 16, 20, 300, 64, 1, 2).eval()
     twin.load_state_dict(backbone.openai_state_dict())
     assert list(backbone.state_dict()) == keys
     images, ids = torch.randn(2, 3, 32, 32), torch.randint(300, (3, 20))

@@ -9,13 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from photographs import LOOK, write_folders, write_image, write_standard_layout
+from shared_data import SHARED, needs
 
 from czsl_sac.cli import main
 from czsl_sac.data.checks.data import check_data
-from czsl_sac.data.sources.standard import METADATA, SPLIT
+from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS
 from czsl_sac.data.standard import StandardLayout
-
-FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"
 
 PAIRS = {
     "train": ["ripe apple", "unripe fig"],
@@ -41,7 +40,7 @@ def edit_records(root: Path, *added: tuple[str, str, str, str], drop: str = "-")
 
 
 def append(root: Path, split: str, pair: str) -> None:
-    with (root / SPLIT / f"{split}_pairs.txt").open("a") as file:
+    with (root / PAIR_LISTS / f"{split}_pairs.txt").open("a") as file:
         file.write(f"{pair}\n")
 
 
@@ -229,12 +228,12 @@ def test_a_split_without_images(root: Path) -> None:
 
 def test_files_of_the_layout(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / METADATA).write_bytes(b"")
-    (root / SPLIT / "val_pairs.txt").unlink()
+    (root / PAIR_LISTS / "val_pairs.txt").unlink()
     assert main(["check-data", str(root)]) == 1
     told = capsys.readouterr().out
     assert "ERROR: unreadable files of the layout (2)\n" in told
     assert "no pair list at" in told
-    assert f"{METADATA} cannot be read (EOFError)" in told
+    assert f"{METADATA} is damaged, or no file of torch.save" in told
 
 
 def test_counts_of_table_7(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,9 +279,9 @@ def test_a_wrong_request_is_one_line(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")
+@needs("fruit-ripeness")
 def test_real_photographs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check-data", str(FRUIT)]) == 0
+    assert main(["check-data", str(SHARED / "fruit-ripeness")]) == 0
     told = capsys.readouterr().out
     assert "2543 images, 3 attributes × 5 objects, 15 compositions" in told
     assert "test            10.00  33.33  8.66   1.67" in told
@@ -320,7 +319,8 @@ def test_an_empty_folder_is_no_sound_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check-data", str(tmp_path)]) == 1
-    assert "ERROR: data sets without an image (1)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith(f"No image of {tmp_path} can be used.\n\nERROR: no image found (1)\n")
 
 
 def test_neither_torch_nor_torchvision_is_loaded_for_own_images(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Feasibility scores against the description as a loop, thresholds, masks and word vectors."""
 
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import SHARED, needs
 
 from czsl_sac.evaluation import (
     CZSLEvaluator,
@@ -17,8 +17,6 @@ from czsl_sac.evaluation import (
     threshold_grid,
 )
 from czsl_sac.space import CompositionSpace
-
-SPLITS = Path(__file__).parents[2] / "shared/data/splits"
 
 
 def by_loop(space, attribute_features, object_features):
@@ -65,17 +63,19 @@ def test_scores_equal_the_loop(n_attributes, n_objects, seed, open_world, data):
 
 
 def read_pairs(folder, name):
-    lines = (SPLITS / folder / f"{name}_pairs.txt").read_text().splitlines()
+    lines = (SHARED / "splits" / folder / f"{name}_pairs.txt").read_text().splitlines()
     return [tuple(line.split()) for line in lines if line.strip()]
 
 
-@pytest.mark.skipif(not SPLITS.exists(), reason="needs the real pair lists")
 @pytest.mark.parametrize(
     ("folder", "lists", "attributes", "objects", "seen", "unseen"),
     [
-        ("ut-zappos", ("train", "val", "test"), 16, 12, 83, 109),
-        ("cgqa", ("train", "val", "test"), 413, 674, 5592, 272770),
-        ("mit-states", ("train",), 115, 245, 1262, 26913),
+        pytest.param(*case, marks=needs(f"splits/{case[0]}"))
+        for case in (
+            ("ut-zappos", ("train", "val", "test"), 16, 12, 83, 109),
+            ("cgqa", ("train", "val", "test"), 413, 674, 5592, 272770),
+            ("mit-states", ("train",), 115, 245, 1262, 26913),
+        )
     ],
 )
 def test_real_pair_lists(folder, lists, attributes, objects, seen, unseen):
@@ -194,6 +194,10 @@ class TestWordVectors:
         expected = [[3, 2], [0.75, 0.95], [7, 7], [4.75, 4.45]]
         torch.testing.assert_close(vectors, torch.tensor(expected))
         assert vectors.dtype == torch.float32
+
+    def test_a_byte_order_mark_is_no_part_of_the_first_word(self, file):
+        file.write_text("red 0.5 -1e-1\n", "utf-8-sig")
+        assert read_word_vectors(file, ["red"]).tolist() == [[0.5, pytest.approx(-0.1)]]
 
     def test_aliases(self, file):
         vectors = read_word_vectors(file, ["Faux.Fur"], aliases={"faux.fur": "red_calf"})

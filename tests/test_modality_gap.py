@@ -1,16 +1,13 @@
 """The streaming modality gap against the sums over all pairs."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import SHARED, needs
 
 from czsl_sac.evaluation import ModalityGap, modality_gap_l2, relative_modality_gap
-
-CLIP_FEATURES = Path(__file__).parents[2] / "shared/data/clip-features/features_clip.npy"
 
 
 def by_all_pairs(image, text, match):
@@ -109,9 +106,9 @@ def test_repeating_texts_gives_another_number():
     assert abs(relative_modality_gap(image, text, match) - repeated) > 0.01
 
 
-@pytest.mark.skipif(not CLIP_FEATURES.exists(), reason="needs the real CLIP features")
+@needs("clip-features")
 def test_real_clip_features():
-    image, text = torch.from_numpy(np.load(CLIP_FEATURES))
+    image, text = torch.from_numpy(np.load(SHARED / "clip-features/features_clip.npy"))
     match = torch.arange(len(image))
     image64, text64 = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (image, text))
     off = ~torch.eye(len(image), dtype=torch.bool)

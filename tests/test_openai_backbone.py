@@ -25,7 +25,7 @@ def openai_model() -> nn.Module:
     """OpenAI's own CLIP, small, float32, every weight random (their norms start at one)."""
     clip = import_clip()
     torch.manual_seed(0)
-    model = clip.method.CLIP(
+    model = clip.model.CLIP(
         embed_dim=48,
         image_resolution=48,
         vision_layers=3,
@@ -77,7 +77,7 @@ def test_model_equals_openai(openai_model):
 
 def test_model_weights_are_copied_with_the_models_heads(openai_model):
     clip = import_clip()
-    model = clip.method.CLIP(48, 48, 2, 64, 16, 77, 49408, 64, 4, 2).eval()  # 16 channels a head
+    model = clip.model.CLIP(48, 48, 2, 64, 16, 77, 49408, 64, 4, 2).eval()  # 16 channels a head
     backbone = load_backbone(model)
     assert (backbone.config.vision_heads, backbone.config.text_heads) == (1, 4)
     assert_same_features(backbone, model)
@@ -90,7 +90,7 @@ def test_model_weights_are_copied_with_the_models_heads(openai_model):
 def test_half_precision_weights_become_float32(openai_model):
     half = {name: weight.half() for name, weight in openai_model.state_dict().items()}
     backbone = CLIPBackbone.from_openai_state_dict(half, OpenAITokenizer())
-    rounded = import_clip().method.CLIP(48, 48, 3, 64, 16, 77, 49408, 64, 1, 2).eval()
+    rounded = import_clip().model.CLIP(48, 48, 3, 64, 16, 77, 49408, 64, 1, 2).eval()
     rounded.load_state_dict({name: weight.float() for name, weight in half.items()})
     assert_same_features(backbone, rounded)
 
@@ -257,7 +257,7 @@ def test_another_package_named_clip_is_named(monkeypatch):
 def test_full_size_equals_openai():
     """ViT-L/14 as published, random weights: 430 million numbers, twice."""
     torch.manual_seed(0)
-    model = import_clip().method.CLIP(768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12).eval()
+    model = import_clip().model.CLIP(768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12).eval()
     backbone = load_backbone(model)
     images, (_, ids) = torch.randn(2, 3, 224, 224), openai_inputs()
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """The wheel holds every module and data file, and the metadata that installers read."""
 
 import email
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import czsl_sac
 from czsl_sac.cli.info import _REQUIRED
@@ -70,3 +72,12 @@ def test_the_console_script_is_the_module_run_by_python_m(wheel: zipfile.ZipFile
         [sys.executable, "-m", "czsl_sac", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"czsl-sac {czsl_sac.__version__}\n"
+
+
+def test_the_files_that_name_a_version_name_this_one() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == czsl_sac.__version__
+    assert {"title", "authors", "message", "references"} <= citation.keys()
+    newest = re.search(r"(?m)^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text("utf-8"))
+    assert newest
+    assert newest[1] == czsl_sac.__version__

@@ -78,7 +78,7 @@ def test_the_compared_feature_gives_the_similarity(
     reduction: str, tokens: str, class_weight: float
 ) -> None:
     aligner = PatchMaxAligner(
-        reduction=reduction, tokens=tokens, class_weight=class_weight, dim=8, num_heads=2
+        reduction=reduction, token_choice=tokens, class_weight=class_weight, dim=8, num_heads=2
     ).double()
     images, text = torch.randn(6, 5, 8).double(), torch.randn(6, 8).double()
     feature = aligner.compared_feature(images, text)

@@ -145,8 +145,10 @@ class ChunkedPredictor(Predictor):
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 
 
-class AlignmentPredictor(ChunkedPredictor):
-    """One text feature a composition, one alignment head: zero-shot CLIP, CoOp and CSP.
+class TextPredictor(ChunkedPredictor):
+    """A predictor whose compositions have one text feature each, whatever the image.
+
+    A subclass implements `score_chunks`.
 
     Args:
         method: whose tokens and alignment head it takes.
@@ -164,12 +166,6 @@ class AlignmentPredictor(ChunkedPredictor):
         tokens: Tensor = self.method.encode(images)
         return tokens
 
-    @torch.no_grad()
-    def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
-        """Yield logits `[B, c]` of tokens `[B, T, D]`."""
-        for text in self.text.split(self.chunk_size):
-            yield self.method.aligner(encoded, text)
-
     def compared(self, encoded: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens `[B, T, D]` and the text features `[B, D]` of `columns` `[B]`."""
         return encoded, self.text[columns]
@@ -182,6 +178,16 @@ class AlignmentPredictor(ChunkedPredictor):
     def gap_features(self, encoded: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the class token, and what the head compares with the text."""
         return token_features(self.method.aligner, encoded, self.text[targets])
+
+
+class AlignmentPredictor(TextPredictor):
+    """One text feature a composition, one alignment head: zero-shot CLIP, CoOp and CSP."""
+
+    @torch.no_grad()
+    def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
+        """Yield logits `[B, c]` of tokens `[B, T, D]`."""
+        for text in self.text.split(self.chunk_size):
+            yield self.method.aligner(encoded, text)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from czsl_sac.data import CZSLData
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run_folder import Checkpoint, Progress, RunFolder
+from czsl_sac.training.run_folder import LAST, Checkpoint, Progress, RunFolder, naming
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 
@@ -51,7 +51,8 @@ def fit(
     progress = saved.progress if saved else Progress()
     best: dict[str, Tensor] = saved.best_weights if saved else {}
     if saved:
-        method.load_trained_state(saved.weights)
+        with naming(folder.path / LAST):
+            method.load_trained_state(saved.weights)
     elif not method.stages:
         progress = Progress(best=UNTRAINED, finished=True)
         if session.is_main:
@@ -67,7 +68,8 @@ def fit(
             progress = Progress(stage=number, records=progress.records)
         trainer = _StageTrainer(method, data, config, stage, number, session)
         if saved and progress.epoch:
-            trainer.load_state(saved.trainer)
+            with naming(folder.path / LAST):
+                trainer.load_state(saved.trainer)
         saved = None
         for epoch in range(progress.epoch, trainer.epochs):
             start = perf_counter()

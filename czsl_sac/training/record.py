@@ -1,13 +1,12 @@
 """The record of a run: all that decided it, kept so that nothing can change unnoticed."""
 
-import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from hashlib import sha256
 from importlib.metadata import distributions
 from typing import Any
 
 from czsl_sac._version import __version__
+from czsl_sac.files import is_sealed, seal
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.config import TrainConfig
 
@@ -70,7 +69,7 @@ class RunRecord:
             "created": self.created,
             "changes": list(self.changes),
         }
-        return {**values, "sha256": _digest(values)}
+        return seal(values)
 
     @classmethod
     def from_dict(cls, values: Any) -> "RunRecord":
@@ -94,8 +93,7 @@ class RunRecord:
                 f"the run has format {values.get('format')!r} but must have {FORMAT}: it was made "
                 f"by another version than this czsl-sac {__version__}; train it again."
             )
-        content = {name: value for name, value in values.items() if name != "sha256"}
-        if values.get("sha256") != _digest(content):
+        if not is_sealed(values):
             raise ValueError(
                 "the record is damaged but must be as the run wrote it: put a copy back, or train "
                 "the run again."
@@ -163,10 +161,6 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def installed_versions() -> dict[str, str]:

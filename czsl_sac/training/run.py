@@ -91,7 +91,7 @@ def train(
             if session.is_main:
                 _check_new(folder)
         torch.manual_seed(config.seed)
-        backbone = build_backbone(config.backbone)
+        backbone = build_backbone(config.backbone, precision=session.precision)
         backbone.remember_base()  # once a run: hashing a large CLIP takes seconds
         if record is None:
             data = build_data(config.data, backbone)
@@ -133,6 +133,7 @@ def _train(
     if session.is_main:
         folder.save_memory(method.memory_state(), progress.best)
         folder.save_test(test, progress.best, session.batch_size)
+    session.wait()
     return RunSummary(
         folder.path,
         record.config,
@@ -223,6 +224,8 @@ def _finished(
 ) -> RunSummary | None:
     """Return what a finished run has to show; None if something is still to be done."""
     if checkpoint is None or not checkpoint.progress.finished:
+        return None
+    if folder.stale(checkpoint):
         return None
     tag = checkpoint.progress.best
     test = folder.load_test(tag, record.config.optim.eval_batch_size)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -25,11 +25,13 @@ from torch import Tensor
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.files import (
     clear_temporaries,
+    is_sealed,
     load_tensors,
     read_json,
     read_metadata,
     save_json,
     save_tensors,
+    seal,
     write_bytes,
 )
 from czsl_sac.training.record import RunRecord
@@ -38,6 +40,7 @@ RECORD, LAST, BEST = "config.json", "last.pt", "best.safetensors"
 MEMORY, METRICS, TEST = "memory.safetensors", "metrics.jsonl", "test.json"
 _CLAIM, _HOLDER = ".claim", ".claim.json"
 _SEAL = b"\nsha256:"
+_MADE_AGAIN = "delete it, it is made again"
 
 
 @dataclass
@@ -59,6 +62,20 @@ class Progress:
     best: str = ""
     records: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
+
+
+class Weights(NamedTuple):
+    """Trained weights of a run.
+
+    Attributes:
+        tag: which they are, `"STAGE:EPOCH"`.
+        file: that holds them.
+        tensors: by name.
+    """
+
+    tag: str
+    file: Path
+    tensors: dict[str, Tensor]
 
 
 @dataclass
@@ -160,7 +177,9 @@ class RunFolder:
             checkpoint: after an epoch.
         """
         buffer = io.BytesIO()
-        torch.save({**vars(checkpoint), "progress": asdict(checkpoint.progress)}, buffer)
+        # As text, so that a run that was resumed writes the same bytes as one that was not.
+        progress = json.dumps(asdict(checkpoint.progress))
+        torch.save({**vars(checkpoint), "progress": progress}, buffer)
         content = buffer.getvalue()
         write_bytes(self.path / LAST, content + _SEAL + sha256(content).hexdigest().encode())
         self.derive(checkpoint)
@@ -171,12 +190,26 @@ class RunFolder:
         Args:
             checkpoint: the run's.
         """
-        if self._tag(BEST) != checkpoint.progress.best:
-            self.save_best(checkpoint.best_weights, checkpoint.progress.best)
-        metrics = "".join(json.dumps(r) + "\n" for r in checkpoint.progress.records).encode()
-        path = self.path / METRICS
-        if not path.is_file() or path.read_bytes() != metrics:
-            write_bytes(path, metrics)
+        progress, stale = checkpoint.progress, self.stale(checkpoint)
+        if BEST in stale:
+            save_tensors(self.path / BEST, checkpoint.best_weights, {"weights": progress.best})
+        if METRICS in stale:
+            write_bytes(self.path / METRICS, _lines(progress.records))
+
+    def stale(self, checkpoint: Checkpoint) -> set[str]:
+        """Return which of these files do not follow from a checkpoint.
+
+        Args:
+            checkpoint: the run's.
+
+        Raises:
+            ValueError: the best weights are damaged.
+        """
+        progress, metrics = checkpoint.progress, self._file(METRICS)
+        stale = set() if self._tag(BEST) == progress.best else {BEST}
+        if metrics is None or metrics.read_bytes() != _lines(progress.records):
+            stale.add(METRICS)
+        return stale
 
     def load_checkpoint(self) -> Checkpoint | None:
         """Return how far the run has come; None if no epoch has ended.
@@ -184,18 +217,19 @@ class RunFolder:
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.path / LAST
-        if not path.is_file():
+        path = self._file(LAST)
+        if path is None:
             return None
-        content, seal, digest = path.read_bytes().rpartition(_SEAL)
-        if not seal or digest != sha256(content).hexdigest().encode():
+        content, found, digest = path.read_bytes().rpartition(_SEAL)
+        if not found or digest != sha256(content).hexdigest().encode():
             raise ValueError(
                 f"{path} is damaged but must be a checkpoint as it was written: delete it and "
                 "train the run again, or put a copy of it back."
             )
         try:
             values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            return Checkpoint(**{**values, "progress": Progress(**values["progress"])})
+            progress = Progress(**json.loads(values["progress"]))
+            return Checkpoint(**{**values, "progress": progress})
         except Exception as error:  # torch raises many types for a file that is none of its own
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(
@@ -203,17 +237,8 @@ class RunFolder:
                 f"({reason}): train the run again."
             ) from error
 
-    def save_best(self, weights: dict[str, Tensor], tag: str) -> None:
-        """Write the trained weights of the best epoch.
-
-        Args:
-            weights: by name.
-            tag: which they are, `"STAGE:EPOCH"`.
-        """
-        save_tensors(self.path / BEST, weights, {"weights": tag})
-
-    def weights(self, checkpoint: Literal["best", "last"]) -> tuple[str, dict[str, Tensor]]:
-        """Return which weights a checkpoint holds, and these.
+    def weights(self, checkpoint: Literal["best", "last"]) -> Weights:
+        """Return the weights of a checkpoint.
 
         Args:
             checkpoint: `"best"` by validation AUC, or `"last"`.
@@ -222,19 +247,19 @@ class RunFolder:
             FileNotFoundError: no epoch has ended yet.
             ValueError: the file is damaged.
         """
-        saved = self.load_checkpoint()
+        saved, tag = self.load_checkpoint(), self._tag(BEST)
         if saved is not None and checkpoint == "last":
             done = saved.progress.records[-1:]
             tags = [f"{record['stage']}:{record['epoch']}" for record in done]
-            return (tags or [saved.progress.best])[0], saved.weights
-        if saved is not None and self._tag(BEST) != saved.progress.best:
-            return saved.progress.best, saved.best_weights  # killed before they were written
-        if checkpoint == "last" or not (self.path / BEST).is_file():
+            return Weights((tags or [saved.progress.best])[0], self.path / LAST, saved.weights)
+        if saved is not None and tag != saved.progress.best:  # killed before they were written
+            return Weights(saved.progress.best, self.path / LAST, saved.best_weights)
+        if checkpoint == "last" or tag is None:
             raise FileNotFoundError(
                 f"there is no {checkpoint} checkpoint in {self.path}: no epoch has ended yet; "
                 f"continue with czsl-sac train --resume --run-dir {self.path}."
             )
-        return self._tag(BEST) or "", load_tensors(self.path / BEST)
+        return Weights(tag, self.path / BEST, self._tensors(BEST))
 
     def save_memory(self, state: dict[str, Tensor], tag: str) -> None:
         """Write what the method remembers of the training images.
@@ -254,7 +279,7 @@ class RunFolder:
         Raises:
             ValueError: the file is damaged.
         """
-        return load_tensors(self.path / MEMORY) if self._tag(MEMORY) == tag else None
+        return self._tensors(MEMORY) if self._tag(MEMORY) == tag else None
 
     def save_test(self, result: CZSLResult, tag: str, batch_size: int) -> None:
         """Write the result on the test split.
@@ -265,7 +290,7 @@ class RunFolder:
             batch_size: images of a batch, which decides how often a dynamic memory is updated.
         """
         about = {"weights": tag, "batch_size": batch_size}
-        save_json(self.path / TEST, {**about, "result": result.to_dict(details=True)})
+        save_json(self.path / TEST, seal({**about, "result": result.to_dict(details=True)}))
 
     def load_test(self, tag: str, batch_size: int) -> CZSLResult | None:
         """Return what `save_test` wrote; None if it was not of these weights and batches.
@@ -277,18 +302,18 @@ class RunFolder:
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.path / TEST
-        if not path.is_file():
+        path = self._file(TEST)
+        if path is None:
             return None
-        found = read_json(path, "delete it, it is made again")
-        try:
-            same = (found["weights"], found["batch_size"]) == (tag, batch_size)
-            return CZSLResult.from_dict(found["result"]) if same else None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = read_json(path, _MADE_AGAIN)
+        if not is_sealed(found):
             raise ValueError(
-                f"{path} is damaged but must hold a result ({error!r}): delete it, it is made "
-                "again."
-            ) from error
+                f"{path} is damaged but must hold a result as it was written: {_MADE_AGAIN}."
+            )
+        if (found.get("weights"), found.get("batch_size")) != (tag, batch_size):
+            return None
+        with naming(path):
+            return CZSLResult.from_dict(found["result"])
 
     def records(self) -> list[dict[str, Any]]:
         """Return one record per epoch.
@@ -301,8 +326,53 @@ class RunFolder:
 
     def _tag(self, name: str) -> str | None:
         """Return which weights a file belongs to; None if there is no such file."""
+        path = self._file(name)
+        if path is None:
+            return None
+        return read_metadata(path, remedy=self._remedy(name)).get("weights", "")
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        return load_tensors(self.path / name, remedy=self._remedy(name), checked=True)
+
+    def _remedy(self, name: str) -> str:
+        if name == MEMORY:
+            return _MADE_AGAIN
+        return f"delete it; czsl-sac train --resume --run-dir {self.path} makes it again"
+
+    def _file(self, name: str) -> Path | None:
+        """Return a file of the run; None if there is none."""
         path = self.path / name
-        return read_metadata(path).get("weights", "") if path.is_file() else None
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a folder but must be a file that a run wrote: put it elsewhere."
+            )
+        return path if path.is_file() else None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error in what a file holds name the file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: what it holds does not fit the run.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} does not fit the run ({type(error).__name__}: {reason}): put a copy of it "
+            "back, or train the run again."
+        ) from error
+
+
+def _lines(records: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 def _described(holder: Path) -> str:

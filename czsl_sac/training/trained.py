@@ -20,7 +20,7 @@ from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import check_splits
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.record import RunRecord
-from czsl_sac.training.run_folder import RunFolder
+from czsl_sac.training.run_folder import MEMORY, RunFolder, naming
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 
@@ -82,23 +82,22 @@ class TrainedRun:
         folder = RunFolder(path)
         record = folder.read_record()
         config = changed(record.config, data_root=data_root, **changes)
-        tag, weights = folder.weights(checkpoint)
+        weights = folder.weights(checkpoint)
         session = Session.of(config)
-        backbone = build_backbone(config.backbone)
+        backbone = build_backbone(config.backbone, precision=session.precision)
         check_backbone(folder, record, backbone)
         method = build_method(config, backbone, record.space).to(session.device)
-        try:
-            method.load_trained_state(weights)
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{folder.path}: {error}") from error
+        with naming(weights.file):
+            method.load_trained_state(weights.tensors)
         method.eval()
         run = cls(folder, record, config, session, method, checkpoint=checkpoint)
         options = config.method
         same = all(getattr(options, n) == getattr(record.config.method, n) for n in options.memory)
-        memory = folder.load_memory(tag) if same and checkpoint == "best" else None
+        memory = folder.load_memory(weights.tag) if same and checkpoint == "best" else None
         with session.autocast():
             if memory:
-                method.load_memory_state(memory)
+                with naming(folder.path / MEMORY):
+                    method.load_memory_state(memory)
             else:
                 method.fill_memory(run._training_images())
         return run

@@ -1,0 +1,65 @@
+"""Options of HPL; its published settings are MIT-States', the other data sets' are CSP's."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from czsl_sac.checks import check_range
+from czsl_sac.methods.options import MethodOptions, Published, Reads, Settings
+
+_PUBLISHED: dict[str, Any] = {
+    "train_backbone": "none",
+    "epochs": 20,
+    "batch_size": 128,  # 64, accumulated twice
+    "lr_step": 20,  # one learning rate for all of training
+}
+
+
+@dataclass(frozen=True)
+class HPLOptions(MethodOptions):
+    """Prompts of compositions, of attributes of a thing, and of the objects."""
+
+    name: ClassVar[str] = "hpl"
+    label: ClassVar[str] = "HPL"
+    implementation: ClassVar[str] = "czsl_sac.methods.hpl.method:HPL"
+    citation: ClassVar[str] = "Wang et al., IJCAI 2023"
+    published: ClassVar[Published] = {
+        "closed": {
+            "ut-zappos": (63.0, 68.8, 48.2, 35.0),
+            "mit-states": (47.5, 50.6, 37.3, 20.2),
+            "cgqa": (30.8, 28.4, 22.4, 7.2),
+        },
+        "open": {
+            "ut-zappos": (63.4, 48.1, 40.2, 24.6),
+            "mit-states": (46.4, 18.9, 19.8, 6.9),
+            "cgqa": (30.1, 5.8, 7.5, 1.4),
+        },
+    }
+    settings: ClassVar[Settings] = {
+        "scenes": {"train_backbone": "none", "lr": 1e-3},
+        "ut-zappos": {**_PUBLISHED, "lr": 5e-4, "prompt_dropout": 0.2},
+        "mit-states": {**_PUBLISHED, "lr": 5e-5},
+        "cgqa": {**_PUBLISHED, "lr": 5e-5},
+        "fruit-ripeness": {"prompt_dropout": 0.1},
+    }
+    inference: ClassVar[frozenset[str]] = MethodOptions.inference | {"primitive_share"}
+
+    template: str = "a photo of"
+    """Words of the prompts' context."""
+    prompt_dropout: float = 0.3
+    """Dropout on both tables of vectors in training."""
+    train_context: bool = False
+    """Learn the context words, which the three prompts share."""
+    train_fillers: bool = True
+    """Learn "the" and "thing" as the published code does; the paper fixes them."""
+    primitive_share: float = 0.5
+    """Share α of attribute and object in the score: (1 - α) pair + α (attribute + object)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("prompt_dropout", self.prompt_dropout, low=0, below=1)
+        check_range("primitive_share", self.primitive_share, low=0, high=1)
+
+    @property
+    def reads(self) -> Reads:
+        """What the alignment looks at."""
+        return "class_token" if self.alignment == "cls" else "tokens"
