@@ -96,7 +96,7 @@ def known_options() -> set[str]:
     shown = [help_of(command) for command in _COMMANDS]
     shown += [help_of("train", "--method", method) for method in method_names()]
     shown += [help_of()]
-    for path in (*EXAMPLES, *(ROOT / "benchmarks").glob("*.py")):
+    for path in (*EXAMPLES, *(ROOT / "benchmarks").rglob("*.py")):
         code = path.read_text("utf-8")
         shown.append(code)
         shown += [f"--{name.replace('_', '-')}" for name in re.findall(r"(?m)^    (\w+): ", code)]

@@ -72,8 +72,9 @@ class BackboneConfig:
     """CLIP and what of its vision tower is trained."""
 
     backbone: str = "tiny"
-    """CLIP to start from: tiny (built in), tiny:FILE of the laboratory's weights, an OpenAI name
-    such as ViT-L/14, a .pt file of theirs, open_clip:MODEL/PRETRAINED, or transformers:NAME."""
+    """CLIP to start from: tiny or tiny-patches (built in), tiny:FILE of the laboratory's weights, an
+    OpenAI name such as ViT-L/14, a .pt file of theirs, open_clip:MODEL/PRETRAINED, or
+    transformers:NAME."""
     train_backbone: Literal["lora", "adaptformer", "none", "full"] = "lora"
     """What of the vision tower learns: LoRA (the paper), AdaptFormer's adapters (Troika), nothing
     (CSP, CoOp, DFSP), or every weight."""
