@@ -357,6 +357,7 @@ def test_names_stand_for_files_folders_and_patterns(tmp_path: Path) -> None:
     wrong = {
         "empty": "empty holds no file",
         "pipe": "pipe is no regular file",
+        "a\\b\\2.png": "a\\b\\2.png is missing: folders are parted by / here",
         "b/c/1.png": f"b/c/1.png is missing: there is no folder {tmp_path}/b",
     }
     for name, problem in wrong.items():

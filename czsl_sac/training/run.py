@@ -133,6 +133,7 @@ def _train(
     if session.is_main:
         folder.save_memory(method.memory_state(), progress.best)
         folder.save_test(test, progress.best, session.batch_size)
+    session.wait()
     return RunSummary(
         folder.path,
         record.config,
