@@ -173,9 +173,7 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
     assert TrainConfig.from_dict(good.to_dict()) == good
     backbone = load_backbone("tiny")
     for shape in ((2, 66, 128), (2, 7, 127)):
-        with pytest.raises(
-            ValueError, match=r"must be \[B, 3, 64, 64\], or tokens \[B, 1 to"
-        ):
+        with pytest.raises(ValueError, match=r"must be \[B, 3, 64, 64\], or tokens \[B, 1 to"):
             backbone.encode_image(torch.zeros(shape))
 
 
