@@ -19,7 +19,7 @@ class FakeFloats(FakeTensorMode):
         super().__init__(allow_non_fake_inputs=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operation that meets no fake tensor for real, and fakes what floats of it."""
+        """Run an operation that meets no fake tensor for real, and fakes what floats of it."""
         leaves = tree_leaves((args, kwargs))
         if any(isinstance(leaf, FakeTensor) for leaf in leaves):
             return super().__torch_dispatch__(func, types, args, kwargs)
@@ -29,7 +29,7 @@ class FakeFloats(FakeTensorMode):
         )
 
     def fake_module(self, module: nn.Module) -> None:
-        """Replaces a module's parameters and floating buffers by fake ones on the CPU, in place."""
+        """Replace a module's parameters and floating buffers by fake ones on the CPU, in place."""
         for part in module.modules():
             for name, parameter in list(part._parameters.items()):
                 if parameter is not None:
@@ -46,7 +46,7 @@ class FakeFloats(FakeTensorMode):
 
 
 class TensorBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive, and the most there were at once.
+    """Count the bytes of the storages that are alive, and the most there were at once.
 
     What an operator allocates inside itself is not seen, nor what an allocator rounds up.
 
@@ -61,7 +61,7 @@ class TensorBytes(TorchDispatchMode):
         self._known = WeakIdKeyDictionary()
 
     def add(self, tensor: Tensor) -> None:
-        """Counts a tensor, until its storage is freed."""
+        """Count a tensor, until its storage is freed."""
         storage = tensor.untyped_storage()
         if storage in self._known:
             return
@@ -75,7 +75,7 @@ class TensorBytes(TorchDispatchMode):
         self.current -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operation and counts what it returns."""
+        """Run an operation and counts what it returns."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -84,7 +84,7 @@ class TensorBytes(TorchDispatchMode):
 
 
 def peak_of_step(module: nn.Module, step: Callable[[], Tensor], inputs: list[Tensor]) -> int:
-    """Returns the peak of a training step in bytes: weights, gradients, Adam, activations.
+    """Return the peak of a training step in bytes: weights, gradients, Adam, activations.
 
     Args:
         module: with fake parameters; those that require a gradient are trained by Adam, whose two
@@ -102,5 +102,5 @@ def peak_of_step(module: nn.Module, step: Callable[[], Tensor], inputs: list[Ten
 
 
 def nbytes(tensor: Tensor) -> int:
-    """Returns the bytes of a tensor's values."""
+    """Return the bytes of a tensor's values."""
     return tensor.numel() * tensor.element_size()

@@ -7,18 +7,20 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
+Precision = Literal["float32", "TF32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,26 @@ def fresh_run(
     return run
 
 
+@contextmanager
+def products_in(precision: Precision, device: str) -> Iterator[None]:
+    """Compute matrix products in float32 without TF32, with it, or in bfloat16 by autocast.
+
+    Args:
+        precision: which of the three.
+        device: "cpu" or "cuda"; a CPU knows no TF32.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = precision != "float32"
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
 def environment(device: str = "cpu") -> dict[str, str]:
     """Return the columns that say where and when a row was measured."""
     if device == "cpu":
@@ -204,13 +226,13 @@ def _seconds(run: Callable[[], object]) -> float:
 def _cuda_seconds(run: Callable[[], object], device: str) -> float:
     """Return the seconds between two events on the GPU.
 
-    What is written before them empties the L2 cache, and keeps the GPU busy for about a
-    millisecond in which the host can enqueue the whole run: its launches are not timed.
+    What is written before them empties the L2 cache, and keeps the GPU busy for about two
+    milliseconds in which the host can enqueue the whole run: its launches are not timed.
     """
     cache = torch.empty(2**28, dtype=torch.int8, device=device)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
-    for _ in range(12):
+    for _ in range(24):
         cache.zero_()
     start.record()
     run()
@@ -255,6 +277,9 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    """Return what git says of this folder; a copy without git names its commit in the variable."""
+    if named := os.environ.get("BENCHMARK_COMMIT"):
+        return named
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

@@ -192,7 +192,10 @@ def measure(name: str, options: Options) -> list[dict[str, object]]:
     batch = make_batch(case, options.device)
     samples, stored = compact.num_samples, {key: stored_bytes(bank) for key, bank in banks.items()}
     if case.dense:
-        torch.testing.assert_close(compact(batch[0]), banks["dense"].predict(batch[0]))
+        # logits go up to about 100: in float32 their last digits are 1e-5
+        torch.testing.assert_close(
+            compact(batch[0]), banks["dense"].predict(batch[0]), rtol=1e-5, atol=1e-4
+        )
     timings = {}
     for operation in OPERATIONS:
         runs = {key: operations(bank, *batch)[operation] for key, bank in banks.items()}

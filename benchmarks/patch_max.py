@@ -75,8 +75,14 @@ IMPLEMENTATIONS: dict[str, tuple[Mode, ...]] = {
     "chunked values": ("forward",),
     "triton": MODES,
     "triton values": ("forward",),
+    "auto": MODES,
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "TF32": torch.float32,  # whose products a GPU rounds to 10 bits
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Options:
             CPU and all on a GPU.
         modes: forward alone, or with both gradients; open-world sizes run forward alone.
         implementations: rows; those that cannot run here are left out.
-        dtype: of the inputs; the default is float32 on a CPU and bfloat16 on a GPU.
+        dtype: of the inputs, or TF32; the default is float32 on a CPU and bfloat16 on a GPU.
         device: "cpu" or "cuda"; the default is the GPU where there is one.
         rounds: timed turns of every row; the default is 15 on a CPU and 50 on a GPU.
         threads: of a CPU.
@@ -119,6 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     on_cpu = options.device == "cpu"
     dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
+    torch.backends.cuda.matmul.allow_tf32 = dtype == "TF32"
     for name in options.shapes or (CLOSED_WORLD if on_cpu else list(SHAPES)):
         for mode in options.modes:
             if mode == "forward" or "open" not in name:
@@ -255,12 +262,12 @@ def call(implementation: str, mode: Mode, tokens: Tensor, text: Tensor) -> Calla
 
 
 def eager_amax(tokens: Tensor, text: Tensor) -> Tensor:
-    """The maximum without its index; its gradient is split among ties."""
+    """Return the maximum without its index; its gradient is split among ties."""
     return (tokens @ text.mT).amax(dim=1).float()
 
 
 def eager_max(tokens: Tensor, text: Tensor) -> Tensor:
-    """The plain expression, with the index that its gradient needs."""
+    """Return the plain expression, with the index that its gradient needs."""
     return patch_max_reference(tokens, text)[0]
 
 
@@ -272,6 +279,7 @@ VALUES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "chunked values": lambda tokens, text: patch_max_values(tokens, text, impl="chunked"),
     "triton": lambda tokens, text: patch_max(tokens, text, impl="triton")[0],
     "triton values": lambda tokens, text: patch_max_values(tokens, text, impl="triton"),
+    "auto": lambda tokens, text: patch_max(tokens, text)[0],
 }
 
 

@@ -1,4 +1,4 @@
-"""Runs that a benchmark shares with its earlier calls: trained once, never mixed up."""
+"""Run that a benchmark shares with its earlier calls: trained once, never mixed up."""
 
 from pathlib import Path
 

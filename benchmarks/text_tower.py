@@ -19,8 +19,9 @@ process, beyond weights and inputs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -31,10 +32,12 @@ from benchmarks.draw import Row, grouped_bars, latest_rows, name_groups, save
 from benchmarks.measure import (
     MIB,
     RESULTS,
+    Precision,
     append_rows,
     environment,
     interleaved,
     peak_extra_memory,
+    products_in,
 )
 from benchmarks.shared_data import SHARED
 from czsl_sac.clip import SoftPrompts
@@ -96,6 +99,10 @@ class Options:
     """Interleaved timings of each."""
     threads: int = 2
     """Threads of torch on a CPU."""
+    device: str = "cpu"
+    """Where it runs: "cpu" or "cuda"."""
+    precision: Precision = "float32"
+    """Of the products: TF32 on a GPU alone, bf16 by autocast."""
     chunk_size: int | None = None
     """Compositions at once of the shared way; by default the tower's own."""
     csv: Path = RESULTS / "text_tower.csv"
@@ -134,10 +141,20 @@ class Setting:
         case: the prompts.
         ways: which are wanted.
         chunk_size: compositions at once of the shared way; None for the default.
+        device: where everything stands.
+        precision: of the products.
     """
 
-    def __init__(self, case: Case, ways: tuple[str, ...], chunk_size: int | None = None) -> None:
+    def __init__(
+        self,
+        case: Case,
+        ways: tuple[str, ...],
+        chunk_size: int | None = None,
+        device: str = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
         torch.manual_seed(0)
+        self.products = partial(products_in, precision, device)
         full = PeerTower(77)
         weights = full.clip.state_dict()
         tokenizer = OpenAITokenizer()
@@ -161,6 +178,11 @@ class Setting:
                 self.peers[way] = PeerTower(length)
                 weights["positional_embedding"] = full.clip.positional_embedding[:length]
                 self.peers[way].clip.load_state_dict(weights)
+        self.backbone.to(device)
+        self.prompts.to(device)
+        for peer in self.peers.values():
+            peer.to(device)
+        self.pairs, self.ids = self.pairs.to(device), self.ids.to(device)
 
     def encode(self, way: str, count: int) -> Tensor:
         """Encode the first `count` compositions; `plain` is this package's tower, unshared."""
@@ -172,7 +194,8 @@ class Setting:
         embeddings = self.prompts.embed_compositions(pairs)
         end = embeddings.shape[1] - 1
         if way == "plain":
-            return self.backbone.text.encode_embeddings(embeddings, torch.full((len(pairs),), end))
+            ends = torch.full((len(pairs),), end, device=pairs.device)
+            return self.backbone.text.encode_embeddings(embeddings, ends)
         length = len(self.peers[way].clip.positional_embedding)
         padding = embeddings.new_zeros(len(pairs), length - 1 - end, WIDTH)
         return self.peers[way](torch.cat([embeddings, padding], dim=1), end)
@@ -181,19 +204,20 @@ class Setting:
         """Return one pass over the first `count` compositions, ready to run."""
 
         def forward() -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), self.products():
                 return self.encode(way, count)
 
         def forward_and_backward() -> list[Tensor | None]:
             self.prompts.zero_grad()
-            self.encode(way, count).square().sum().backward()
+            with self.products():
+                self.encode(way, count).square().sum().backward()
             return [parameter.grad for parameter in self.prompts.parameters()]
 
         return forward if mode == "forward" else forward_and_backward
 
 
 def load_pairs(case: Case) -> Tensor:
-    """Return the pairs [C, 2] of a case, sorted: of its files, or as many drawn at random."""
+    """Return the pairs `[C, 2]` of a case, sorted: of its files, or as many drawn at random."""
     everything = torch.cartesian_prod(torch.arange(case.attributes), torch.arange(case.objects))
     file = SHARED / "splits" / case.split / "train_pairs.txt"
     if case.compositions == len(everything):
@@ -213,11 +237,9 @@ def limit(case: Case, mode: str, way: str) -> int:
     return min(case.compositions, limits[way])
 
 
-def prepare(
-    name: str, way: str, mode: str, count: int, chunk_size: int | None, device: str
-) -> Callable[[], object]:
+def prepare(name: str, way: str, mode: str, count: int, **options: Any) -> Callable[[], object]:
     """Build one way for the process that measures memory, and run it on little."""
-    setting = Setting(CASES[name], (way,), chunk_size)
+    setting = Setting(CASES[name], (way,), **options)
     setting.run(way, mode, 8)()
     setting.prompts.zero_grad()
     return setting.run(way, mode, count)
@@ -226,12 +248,18 @@ def prepare(
 def measure_time(name: str, mode: str, options: Options) -> dict[str, tuple[int, float]]:
     """Return for each way on how many compositions it ran, and the median of its seconds."""
     case = CASES[name]
-    setting = Setting(case, WAYS, options.chunk_size)
+    setting = Setting(case, WAYS, options.chunk_size, options.device, options.precision)
     counts = {way: limit(case, mode, way) for way in WAYS}
     for way in WAYS:
         setting.run(way, mode, 8)()
     runs = {way: setting.run(way, mode, count) for way, count in counts.items()}
-    timings = interleaved(runs, rounds=options.rounds, warmup=0, label=f"{name}: {mode}")
+    timings = interleaved(
+        runs,
+        rounds=options.rounds,
+        warmup=0 if options.device == "cpu" else 1,
+        label=f"{name}: {mode}",
+        device=options.device,
+    )
     return {way: (counts[way], timings[way].median) for way in WAYS}
 
 
@@ -249,7 +277,8 @@ def measure_memory(name: str, mode: str, options: Options) -> dict[str, tuple[in
             mode=mode,
             count=count,
             chunk_size=options.chunk_size,
-            device="cpu",
+            device=options.device,
+            precision=options.precision,
         )
         found[way] = (count, peak / MIB)
     return found
@@ -261,7 +290,7 @@ def measure_error(name: str, mode: str, options: Options) -> dict[str, tuple[int
     In float64 the comparison is with the plain tower, for `clip`'s norms know float32 alone.
     """
     case = CASES[name]
-    setting = Setting(case, ("8 tokens",), options.chunk_size)
+    setting = Setting(case, ("8 tokens",), options.chunk_size, options.device, options.precision)
     count = min(case.compositions, 83)
 
     def difference(reference: str) -> tuple[int, float]:
@@ -306,14 +335,14 @@ def measure(name: str, mode: str, quantity: str, options: Options) -> list[dict[
                 "mode": mode,
                 "quantity": quantity,
                 "unit": UNITS[quantity],
-                "way": way,
+                "way": way if options.precision == "float32" else f"{way}, {options.precision}",
                 "measured_on": count,
                 "value": f"{value:.6g}",
                 "scaled": f"{scaled:.6g}",
                 "ratio_to_shared": f"{scaled / float(str(own)):.3f}" if grows else "",
                 "rounds": options.rounds if quantity == "time" else 1,
                 "chunk_size": options.chunk_size or "default",
-                **environment(),
+                **environment(options.device),
             }
         )
     return rows

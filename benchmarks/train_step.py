@@ -7,7 +7,7 @@
 
 The architecture is that of ViT-L/14, the weights are random, batch size and compositions are the
 paper's. The peers' way encodes a prompt of its own for every composition, of 8 tokens or of
-CLIP's 77, keeps every activation for the backward pass, and forms the similarities [B, T, C].
+CLIP's 77, keeps every activation for the backward pass, and forms the similarities `[B, T, C]`.
 
 Memory is counted: the step runs at full size on tensors that have a shape and no values, and the
 bytes alive are summed after every operation: weights, gradients, Adam's moments, activations and
@@ -139,7 +139,7 @@ class PeersPrompts(nn.Module):
         self.tokens = tokens
 
     def forward(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns features of compositions, attributes and objects, as `SoftPrompts` does."""
+        """Return features of compositions, attributes and objects, as `SoftPrompts` does."""
         embeddings = self.prompts.embed_compositions(pairs)
         count, length, _ = embeddings.shape
         padded = nn.functional.pad(embeddings, (0, 0, 0, self.tokens - length))
@@ -150,13 +150,13 @@ class PeersPrompts(nn.Module):
 
 @cache
 def random_clip() -> CLIPBackbone:
-    """Returns a frozen CLIP of ViT-L/14's architecture, drawn once: that takes seconds."""
+    """Return a frozen CLIP of ViT-L/14's architecture, drawn once: that takes seconds."""
     tokenizer = WordTokenizer(buckets=300, context_length=77)
     return CLIPBackbone(VIT_L_14, tokenizer).requires_grad_(False)
 
 
 def build(case: Case, frozen: torch.dtype = torch.float32) -> SAC:
-    """Returns SAC in training mode, with LoRA and with random weights.
+    """Return SAC in training mode, with LoRA and with random weights.
 
     Args:
         case: the data set's sizes.
@@ -171,7 +171,7 @@ def build(case: Case, frozen: torch.dtype = torch.float32) -> SAC:
 
 
 def write_as(model: SAC, way: Way) -> None:
-    """Makes a model compute its step in one of the ways; its weights stay.
+    """Make a model compute its step in one of the ways; its weights stay.
 
     Args:
         model: of `build`.
@@ -186,7 +186,7 @@ def write_as(model: SAC, way: Way) -> None:
 
 
 def make_space(case: Case) -> CompositionSpace:
-    """Returns compositions drawn at random, in which every attribute and object is seen."""
+    """Return compositions drawn at random, in which every attribute and object is seen."""
     attributes = [f"a{i}" for i in range(case.attributes)]
     objects = [f"o{i}" for i in range(case.objects)]
     generator = torch.Generator().manual_seed(0)
@@ -199,7 +199,7 @@ def make_space(case: Case) -> CompositionSpace:
 
 
 def count(name: str) -> list[dict[str, object]]:
-    """Counts the memory of a step at the paper's batch size, in every way.
+    """Count the memory of a step at the paper's batch size, in every way.
 
     Args:
         name: key of CASES.
@@ -226,7 +226,7 @@ def count(name: str) -> list[dict[str, object]]:
 
 
 def time(name: str, options: Options) -> list[dict[str, object]]:
-    """Times real steps, forward and backward, of few images.
+    """Time real steps, forward and backward, of few images.
 
     Args:
         name: key of CASES.
@@ -269,7 +269,7 @@ def time(name: str, options: Options) -> list[dict[str, object]]:
 
 
 def whole(name: str) -> list[dict[str, object]]:
-    """Runs our step at the paper's batch size on real tensors, and reads time and peak memory.
+    """Run our step at the paper's batch size on real tensors, and reads time and peak memory.
 
     Args:
         name: key of CASES.
@@ -297,7 +297,7 @@ def whole(name: str) -> list[dict[str, object]]:
 
 
 def prepare_whole(name: str, label: str) -> Callable[[], object]:
-    """Builds one way of a case for the process that runs it, and a step of it on one image."""
+    """Build one way of a case for the process that runs it, and a step of it on one image."""
     case = CASES[name]
     model = build(case)
     write_as(model, WAYS[label])
@@ -336,7 +336,7 @@ def draw(source: Path, path: Path) -> None:
 
 
 def sizes(model: SAC) -> tuple[int, int]:
-    """Returns the bytes of the frozen and of the trained parameters."""
+    """Return the bytes of the frozen and of the trained parameters."""
     frozen, trained = (
         sum(nbytes(p) for p in model.parameters() if p.requires_grad == learns)
         for learns in (False, True)
@@ -345,7 +345,7 @@ def sizes(model: SAC) -> tuple[int, int]:
 
 
 def loss(model: SAC, images: Tensor, targets: Tensor) -> Tensor:
-    """Returns the loss of the joint schedule (Eq. 11)."""
+    """Return the loss of the joint schedule (Eq. 11)."""
     return model(images, targets, "joint")["total"]
 
 
@@ -361,7 +361,7 @@ def row(
     seconds: str = "",
     time_to_peers: str = "",
 ) -> dict[str, object]:
-    """Returns a row of the CSV."""
+    """Return a row of the CSV."""
     return {
         "measure": measure,
         "case": name,

@@ -17,6 +17,9 @@ def renamed_options(**names: str) -> Callable[[F], F]:
     Args:
         **names: new name of each old one.
 
+    Raises:
+        TypeError: when called, both names of an option are given.
+
     Examples:
         >>> @renamed_options(tokens="token_choice")
         ... def align(*, token_choice="all"):
@@ -34,7 +37,9 @@ def renamed_options(**names: str) -> Callable[[F], F]:
                 if old in options:
                     _warn(f"{_name(function)}'s {old} is now {new}: rename it")
                     if new in options:
-                        raise TypeError(f"{old} is the old name of {new}: give {new} alone.")
+                        raise TypeError(
+                            f"{old} and {new} are both given but are one option: give {new} alone."
+                        )
                     options[new] = options.pop(old)
             return function(*args, **options)
 

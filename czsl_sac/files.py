@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes seconds, which files of text do without
+    from torch import Tensor
 
 __all__ = [
     "clear_temporaries",
@@ -169,17 +169,20 @@ def is_sealed(values: object) -> bool:
     return values == seal({name: value for name, value in values.items() if name != _DIGEST})
 
 
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+def tensor_digest(tensors: "Mapping[str, Tensor]") -> str:
     """Return a checksum of tensors, their names, types and shapes.
 
     Args:
         tensors: by name, on any device.
 
     Examples:
+        >>> import torch
         >>> one, other = ({"a": torch.tensor([x, 0.0])} for x in (0.0, -0.0))
         >>> tensor_digest(one) == tensor_digest(one), tensor_digest(one) == tensor_digest(other)
         (True, False)
     """
+    import torch
+
     digest = sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -189,7 +192,7 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, with their checksum; what is the same is so to the byte.
 
@@ -198,6 +201,8 @@ def save_tensors(
         tensors: by name, on any device.
         metadata: texts that the file's header keeps beside them.
     """
+    from safetensors.torch import save
+
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     content = save(whole, {**(metadata or {}), _DIGEST: tensor_digest(whole)})
     # safetensors writes the texts in any order.
@@ -209,7 +214,7 @@ def save_tensors(
 
 def load_tensors(
     path: Path, *, remedy: str = "make it again", checked: bool = False
-) -> dict[str, Tensor]:
+) -> "dict[str, Tensor]":
     """Read tensors that `save_tensors` wrote.
 
     Args:
@@ -221,6 +226,8 @@ def load_tensors(
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or of another format.
     """
+    from safetensors.torch import load_file
+
     digest = read_metadata(path, remedy=remedy).get(_DIGEST)
     try:
         tensors = load_file(path)

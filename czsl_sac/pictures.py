@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["require_matplotlib", "visible"]
+__all__ = ["colours", "require_matplotlib"]
 
 
 def require_matplotlib(wanted: str) -> None:
@@ -24,7 +24,7 @@ def require_matplotlib(wanted: str) -> None:
         )
 
 
-def visible(
+def colours(
     images: Tensor, *, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
     """Return normalised images as colours.
@@ -39,7 +39,7 @@ def visible(
 
     Examples:
         >>> black = torch.full((1, 3, 2, 2), -2.0)
-        >>> visible(black, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).unique()
+        >>> colours(black, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).unique()
         tensor([0.])
     """
     shown = images.float().cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)

@@ -98,6 +98,15 @@ class CompositionSpace:
         Pairs, attributes and objects are the sorted unions of the three lists (a pair may stand in
         several lists); seen are the pairs of `train`.
 
+        Args:
+            train: compositions with training images.
+            val: compositions of the validation split.
+            test: compositions of the test split.
+
+        Raises:
+            TypeError: a pair is not two strings.
+            ValueError: `train` is empty.
+
         Examples:
             >>> CompositionSpace.closed_world(
             ...     train=[("ripe", "mango"), ("unripe", "apple")], test=[("ripe", "apple")]
@@ -153,6 +162,10 @@ class CompositionSpace:
     def index(self, attribute: str, object: str) -> int:
         """Return the column of a composition.
 
+        Args:
+            attribute: its attribute.
+            object: its object.
+
         Raises:
             ValueError: the space does not hold this composition.
         """
@@ -167,6 +180,9 @@ class CompositionSpace:
     def indices(self, pairs: Iterable[Sequence[str]]) -> Tensor:
         """Return the columns of K compositions, `[K]` int64, in the order given.
 
+        Args:
+            pairs: the K compositions, each `(attribute, object)`.
+
         Raises:
             ValueError: the space does not hold one of them.
         """
@@ -175,6 +191,9 @@ class CompositionSpace:
 
     def mask(self, pairs: Iterable[Sequence[str]]) -> Tensor:
         """Return `[C]` bool, True at the given compositions: a mask of candidates.
+
+        Args:
+            pairs: compositions, each `(attribute, object)`.
 
         Raises:
             ValueError: the space does not hold one of them.
@@ -195,6 +214,9 @@ class CompositionSpace:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "CompositionSpace":
         """Make the space that `to_dict` described.
+
+        Args:
+            state: what `to_dict` returned.
 
         Raises:
             ValueError: an entry is missing or an index is out of range.

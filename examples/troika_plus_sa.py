@@ -173,7 +173,7 @@ def bolt_error() -> float:
     patches = troika.traction.keys_values(troika.patch_norm(tokens))
     tracted = tuple(troika.traction(text, patches) for text in texts)
     by_hand = sparse_alignment(tokens, tuple(troika.disentanglers), tracted, backbone.temperature)
-    own = troika.branch_logits(images, texts)
+    own = troika.branch_logits(troika.encode(images), texts)
     return max(float((a - b).abs().max()) for a, b in zip(by_hand, own, strict=True))
 
 

@@ -1,10 +1,11 @@
 """Compile the Triton kernels ahead of time and print the facts of their machine code.
 
     python tests/compile_kernels.py sm_80,sm_90,sm_100
+    python tests/compile_kernels.py sm_90 few
 
-No GPU is needed. Every configuration that a plan can have is compiled, one line of JSON each; those
-of CLIP's token counts in bfloat16 are disassembled, too, which takes as long again. A program of
-its own, since Triton decides at import whether kernels are interpreted.
+No GPU is needed. Every configuration that a plan can have is compiled, or one of each kind, one
+line of JSON each; those of CLIP's token counts in bfloat16 are disassembled, too, which takes as
+long again. A program of its own, since Triton decides at import whether kernels are interpreted.
 """
 
 import json
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -26,7 +28,8 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from czsl_sac.kernels import triton_backward, triton_forward
 from czsl_sac.kernels.plan import (
-    TEXT_GRAD_BLOCK,
+    LAST_TOKEN_WARPS,
+    ORDER_WARPS,
     TEXT_GRAD_WARPS,
     ForwardPlan,
     forward_plan,
@@ -42,6 +45,8 @@ MOST_TOKENS = 1200
 TOKEN_COUNTS = (197, 257, 577)
 # D: of CLIP, and one that no step of a kernel divides.
 EVEN, RAGGED = 768, 752
+# C of C-GQA's training set; 83, of UT-Zappos', takes the other plan for few texts.
+MANY = 5592
 
 
 def shipped(architecture: str) -> Iterator[dict]:
@@ -53,71 +58,132 @@ def shipped(architecture: str) -> Iterator[dict]:
     loads = {"sm_80": (False,), "sm_90": (True, False), "sm_100": (True,)}[architecture]
     for dtype in DTYPES:
         for descriptors in (False,) if dtype == "fp32" else loads:
-            yield from forward_cases(dtype, descriptors=descriptors)
-            for per_image in (False, True):
-                yield {
-                    "kernel": "token_grad",
-                    "dtype": dtype,
-                    "descriptors": descriptors,
-                    "per_image": per_image,
-                }
+            yield from forward_cases(dtype, descriptors=descriptors, waves=False)
+            if descriptors and architecture == "sm_90":
+                yield from forward_cases(dtype, descriptors=True, waves=True)
+                for B, D in product((16, 64), (EVEN, RAGGED)):
+                    yield {"kernel": "last_token", "dtype": dtype, "B": B, "D": D}
+        for C, per_image in product((MANY, 83), (False, True)):
+            yield {"kernel": "token_grad", "dtype": dtype, "C": C, "per_image": per_image}
+        for C in (MANY, 83):
+            yield {"kernel": "order", "dtype": dtype, "C": C}
         for per_image in (False, True):
             yield {"kernel": "text_grad", "dtype": dtype, "per_image": per_image}
 
 
-def forward_cases(dtype: str, *, descriptors: bool) -> Iterator[dict]:
+def few(architecture: str) -> Iterator[dict]:
+    """One kernel of each kind in bfloat16, at the sizes of the paper's CLIP."""
+    kinds = set()
+    for case in shipped(architecture):
+        kind = (case["kernel"], case.get("persistent"), case.get("descriptors"))
+        if case["dtype"] == "bf16" and case.get("T", 257) == 257 and kind not in kinds:
+            kinds.add(kind)
+            yield case
+
+
+def forward_cases(dtype: str, *, descriptors: bool, waves: bool) -> Iterator[dict]:
     """The forward kernels of a dtype; the counts of CLIP stand for all with the same plan."""
     seen = set()
     # a load by TMA pads by itself
     ragged = () if descriptors else product(TOKEN_COUNTS, (RAGGED,))
-    for T, D in (*product((*TOKEN_COUNTS, *range(1, MOST_TOKENS)), (EVEN,)), *ragged):
-        plan = forward_plan(T, DTYPES[dtype], descriptors=descriptors)
-        shape = (min(plan.passes, 1), plan.widths)
-        if (shape, D) in seen:
+    counts = (*product((*TOKEN_COUNTS, *range(1, MOST_TOKENS)), (EVEN,)), *ragged)
+    for (T, D), (per_image, with_indices) in product(counts, VARIANTS):
+        plan = forward_plan(
+            T, DTYPES[dtype], descriptors=descriptors, waves=waves, per_image=per_image
+        )
+        if waves and not plan.persistent:
             continue
-        seen.add((shape, D))
-        for per_image, with_indices in VARIANTS:
-            yield {
-                "kernel": "forward",
-                "dtype": dtype,
-                "T": T,
-                "D": D,
-                "shape": shape,
-                "per_image": per_image,
-                "with_indices": with_indices,
-                "descriptors": descriptors,
-            }
+        shape = (min(plan.passes, 1), plan.widths, plan.last)
+        masked = plan.passes * plan.full + sum(plan.widths) + plan.last != T
+        # a whole last product stands for its masked one but in persistent programs
+        key = (shape, D, per_image, with_indices, waves and masked)
+        if key in seen:
+            continue
+        seen.add(key)
+        yield {
+            "kernel": "forward",
+            "dtype": dtype,
+            "T": T,
+            "D": D,
+            "shape": shape,
+            "per_image": per_image,
+            "with_indices": with_indices,
+            "descriptors": descriptors,
+            "persistent": waves,
+        }
 
 
 def compile_case(architecture: str, case: dict) -> dict:
     """Compile one kernel and return it with the facts of its machine code."""
-    dtype, per_image = DTYPES[case["dtype"]], case["per_image"]
-    if case["kernel"] == "forward":
-        plan = forward_plan(case["T"], dtype, descriptors=case["descriptors"])
-        kernel, warps = triton_forward.forward_kernel, plan.warps
-        constants = triton_forward.constants(
-            plan, case["T"], case["D"], per_image=per_image, with_indices=case["with_indices"]
-        )
-        types = sources(plan, constants, case["dtype"])
-        if not constants["INDICES"]:
-            constants["indices"] = None
-    elif case["kernel"] == "token_grad":
-        plan = token_grad_plan(dtype, descriptors=case["descriptors"])
-        kernel, warps = triton_backward.token_grad_kernel, plan.warps
-        constants = triton_backward.token_grad_constants(plan, dtype, EVEN, per_image=per_image)
-        types = {"text": f"*{case['dtype']}", "out": f"*{case['dtype']}"}
-        if plan.descriptors:
-            types["text"] = f"tensordesc<{case['dtype']}[1,{plan.depth},{plan.features}]>"
-    else:
-        kernel, warps = triton_backward.text_grad_kernel, TEXT_GRAD_WARPS
-        BC, BD = TEXT_GRAD_BLOCK
-        constants = {"PER_IMAGE": int(per_image), "BC": BC, "BD": BD}
-        types = {"tokens": f"*{case['dtype']}", "out": f"*{case['dtype']}"}
+    kernel, types, constants, warps = KINDS[case["kernel"]](case, DTYPES[case["dtype"]])
     compiled = compile_kernel(kernel, types, constants, warps, architecture)
     facts = usage(compiled)
     if case["dtype"] == "bf16" and case.get("T") in TOKEN_COUNTS:
         facts["instructions"] = disassemble(compiled)
     return {"architecture": architecture, **case, **facts}
+
+
+Parts = tuple[Any, dict[str, str], dict[str, Any], int]
+
+
+def forward_parts(case: dict, dtype: torch.dtype) -> Parts:
+    """Kernel, types, constants and warps of a case of the forward kernel."""
+    plan = forward_plan(
+        case["T"],
+        dtype,
+        descriptors=case["descriptors"],
+        waves=case["persistent"],
+        per_image=case["per_image"],
+    )
+    constants = triton_forward.constants(
+        plan,
+        case["T"],
+        case["D"],
+        per_image=case["per_image"],
+        with_indices=case["with_indices"],
+    )
+    types = sources(plan, constants, case["dtype"])
+    if not constants["INDICES"]:
+        constants["indices"] = None
+    return triton_forward.forward_kernel, types, constants, plan.warps
+
+
+def last_token_parts(case: dict, dtype: torch.dtype) -> Parts:
+    """Of the product for one token an image."""
+    constants = triton_forward.last_token_constants(case["B"], case["D"])
+    types = {"text": f"*{case['dtype']}", "token": f"*{case['dtype']}"}
+    return triton_forward.last_token_kernel, types, constants, LAST_TOKEN_WARPS
+
+
+def token_grad_parts(case: dict, dtype: torch.dtype) -> Parts:
+    """Of the gradient of the tokens."""
+    plan = token_grad_plan(case["C"], dtype)
+    constants = triton_backward.token_grad_constants(plan, dtype, per_image=case["per_image"])
+    types = {"text": f"*{case['dtype']}", "out": f"*{case['dtype']}", "keys": "*i32"}
+    return triton_backward.token_grad_kernel, types, constants, plan.warps
+
+
+def order_parts(case: dict, dtype: torch.dtype) -> Parts:
+    """Of the kernel that brings the wins in the order of tokens."""
+    plan = token_grad_plan(case["C"], dtype)
+    constants = triton_backward.order_constants(plan, dtype)
+    return triton_backward.order_kernel, {"keys": "*i32"}, constants, ORDER_WARPS
+
+
+def text_grad_parts(case: dict, dtype: torch.dtype) -> Parts:
+    """Of the gradient of the text."""
+    constants = triton_backward.text_grad_constants(per_image=case["per_image"])
+    types = {"tokens": f"*{case['dtype']}", "out": f"*{case['dtype']}"}
+    return triton_backward.text_grad_kernel, types, constants, TEXT_GRAD_WARPS
+
+
+KINDS = {
+    "forward": forward_parts,
+    "last_token": last_token_parts,
+    "token_grad": token_grad_parts,
+    "order": order_parts,
+    "text_grad": text_grad_parts,
+}
 
 
 def sources(plan: ForwardPlan, constants: dict, dtype: str) -> dict[str, str]:
@@ -144,7 +210,8 @@ def compile_kernel(
     kernel, types: dict, constants: dict, warps: int, architecture: str
 ) -> CompiledKernel:
     """Compile a kernel for an architecture."""
-    types = {"values": "*fp32", "grad": "*fp32", "indices": "*i64", **types}
+    buffers = {"values": "*fp32", "grad": "*fp32", "weights": "*fp32", "shrinks": "*fp32"}
+    types = {**buffers, "indices": "*i64", "starts": "*i32", **types}
     names = kernel.arg_names
     signature = {
         name: "constexpr" if name in constants else types.get(name, "i32") for name in names
@@ -203,13 +270,14 @@ def run_tool(compiled: CompiledKernel, tool: str, option: str) -> str:
         )
 
 
-def main(architectures: list[str]) -> None:
+def main(architectures: list[str], *, everything: bool) -> None:
     """Compile on all cores, and print the facts as they come."""
-    cases = [(name, case) for name in architectures for case in shipped(name)]
+    cases = shipped if everything else few
+    chosen = [(name, case) for name in architectures for case in cases(name)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for facts in pool.map(compile_case, *zip(*cases, strict=True)):
+        for facts in pool.map(compile_case, *zip(*chosen, strict=True)):
             print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1].split(","))
+    main(sys.argv[1].split(","), everything="few" not in sys.argv[2:])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from czsl_sac.data.sources.standard import METADATA, SPLIT
+from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS
 
 LOOK = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 """What every data set of image files needs to know of the backbone."""
@@ -32,9 +32,9 @@ def write_standard_layout(
     root: Path, pairs: Mapping[str, Sequence[str]], records: Sequence[tuple[str, str]]
 ) -> None:
     """Write the standard layout: pair lists, and a picture for each (pair, split) of `records`."""
-    (root / SPLIT).mkdir(parents=True)
+    (root / PAIR_LISTS).mkdir(parents=True)
     for split, listed in pairs.items():
-        (root / SPLIT / f"{split}_pairs.txt").write_text("\n".join(listed) + "\n")
+        (root / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(listed) + "\n")
     rows = []
     for number, (pair, split) in enumerate(records):
         attribute, obj = pair.split()

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from czsl_sac import load_backbone
 from czsl_sac.blocks import ClassTokenAligner, PatchMaxAligner, build_aligner
+from czsl_sac.methods.parts import alignment_head
+from czsl_sac.methods.sac.options import SACOptions
 
 
 def cosines(tokens: Tensor, text: Tensor) -> Tensor:
@@ -197,7 +200,7 @@ def test_old_ways_of_calling_are_taken_with_a_warning() -> None:
     assert torch.equal(indices, expected[1])
     with (
         pytest.warns(DeprecationWarning, match="tokens is now token_choice"),
-        pytest.raises(TypeError, match="tokens is the old name of token_choice"),
+        pytest.raises(TypeError, match="tokens and token_choice are both given but"),
     ):
         PatchMaxAligner(tokens="all", token_choice="patches")
     with pytest.raises(TypeError, match="positional arguments"):
@@ -220,3 +223,12 @@ def test_a_learned_temperature_is_printed_without_a_warning() -> None:
         assert "temperature=0.5, reduction='max'" in repr(learned)
     with pytest.raises(ValueError, match=r"temperature has shape \[2\] but must be one number"):
         PatchMaxAligner(torch.ones(2))
+
+
+def test_a_method_takes_a_weight_for_each_position() -> None:
+    backbone = load_backbone("tiny")
+    options = SACOptions(reduction="linear_positions", token_choice="patches")
+    aligner = alignment_head(options, backbone)
+    tokens = backbone.encode_image(torch.randn(2, 3, 64, 64))
+    assert aligner.token_scores.scores.shape == (tokens.shape[1] - 1,)
+    assert aligner(tokens, torch.randn(3, tokens.shape[2])).shape == (2, 3)

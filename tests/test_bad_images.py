@@ -3,8 +3,8 @@
 import struct
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -143,16 +143,16 @@ def test_twelve_bits_in_a_tiff_are_scaled_to_eight(tmp_path: Path) -> None:
     assert np.asarray(read_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 128, 255, 1]
 
 
-@pytest.mark.parametrize(
-    ("values", "kind"), [(np.float32, "floating point"), (np.int32, "32-bit integers")]
-)
-def test_values_of_unknown_range_are_refused(tmp_path: Path, values: type, kind: str) -> None:
+@pytest.mark.parametrize("values", [np.float32, np.int32])
+def test_values_of_unknown_range_are_refused(tmp_path: Path, values: type) -> None:
     Image.fromarray(np.ones((4, 4), values)).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableImageError, match=f"a.tif is no readable image .*are {kind}, who"):
+    with pytest.raises(
+        UnreadableImageError, match=r"a.tif is no readable image \(32-bit int.* unkno"
+    ):
         read_image(tmp_path / "a.tif")
     (fact,) = scan_images(tmp_path, ["a.tif"], decode=False)
     assert fact.problem is not None
-    assert kind in fact.problem
+    assert "unknown range: save it with 8 or 16 bits" in fact.problem
 
 
 def test_check_data_reports_depths(table: Path) -> None:
@@ -203,18 +203,28 @@ def test_own_images_are_turned_and_the_benchmarks_are_not(table: Path, tmp_path:
     assert (cgqa.exif, fruit.exif) == ("ignore", "follow")
 
 
-def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
-    for side in (13_000, 20_000):  # 20 KB for 169 megapixels; and over Pillow's own limit
-        Image.new("1", (side, side)).save(tmp_path / "bomb.png")
-        tracemalloc.start()
-        with pytest.raises(UnreadableImageError, match=r"bomb.png is an image of more than 120 me"):
-            read_image(tmp_path / "bomb.png")
-        assert tracemalloc.get_traced_memory()[1] < 10e6
-        tracemalloc.stop()
+def png_of_size(path: Path, width: int, height: int) -> None:
+    """Write the start of a PNG: what is read of it before it is decoded."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = [header, b"IDAT"]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", crc32(c)) for c in chunks)
+    )
+
+
+@pytest.mark.parametrize("side", [13_000, 20_000])  # 169 megapixels; and over Pillow's own limit
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path, side: int) -> None:
+    png_of_size(tmp_path / "bomb.png", side, side)
+    with pytest.raises(
+        UnreadableImageError,
+        match=r"bomb.png is an image of more than 120 megapixels, which is not decoded: scale it d",
+    ):
+        read_image(tmp_path / "bomb.png")
 
 
 def test_a_large_photograph_warns_of_nothing(tmp_path: Path) -> None:
-    Image.new("1", (11_656, 8_742)).save(tmp_path / "large.png")  # medium format
+    png_of_size(tmp_path / "large.png", 11_656, 8_742)  # medium format
     code = f"""
 from pathlib import Path
 from czsl_sac.data.scan import scan_images

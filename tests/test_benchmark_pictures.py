@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import pytest
+from matplotlib import pyplot
 
 from benchmarks.draw import grouped_bars, latest_rows
-
-pyplot = pytest.importorskip("matplotlib.pyplot")
 
 CSV = """case,way,value
 a,ours,1

@@ -13,7 +13,7 @@ from shared_data import SHARED, needs
 
 from czsl_sac.cli import main
 from czsl_sac.data.checks.data import check_data
-from czsl_sac.data.sources.standard import METADATA, SPLIT
+from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS
 from czsl_sac.data.standard import StandardLayout
 
 PAIRS = {
@@ -40,7 +40,7 @@ def edit_records(root: Path, *added: tuple[str, str, str, str], drop: str = "-")
 
 
 def append(root: Path, split: str, pair: str) -> None:
-    with (root / SPLIT / f"{split}_pairs.txt").open("a") as file:
+    with (root / PAIR_LISTS / f"{split}_pairs.txt").open("a") as file:
         file.write(f"{pair}\n")
 
 
@@ -228,12 +228,12 @@ def test_a_split_without_images(root: Path) -> None:
 
 def test_files_of_the_layout(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / METADATA).write_bytes(b"")
-    (root / SPLIT / "val_pairs.txt").unlink()
+    (root / PAIR_LISTS / "val_pairs.txt").unlink()
     assert main(["check-data", str(root)]) == 1
     told = capsys.readouterr().out
     assert "ERROR: unreadable files of the layout (2)\n" in told
     assert "no pair list at" in told
-    assert f"{METADATA} cannot be read (EOFError)" in told
+    assert f"{METADATA} is damaged, or no file of torch.save" in told
 
 
 def test_counts_of_table_7(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +319,8 @@ def test_an_empty_folder_is_no_sound_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check-data", str(tmp_path)]) == 1
-    assert "ERROR: data sets without an image (1)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith(f"No image of {tmp_path} can be used.\n\nERROR: no image found (1)\n")
 
 
 def test_neither_torch_nor_torchvision_is_loaded_for_own_images(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
@@ -82,11 +84,10 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 def test_live_models_are_unwrapped(wrapper):
     four = small_clip(heads=4)  # which its weights do not show
     assert_same(load_backbone(WRAPPERS[wrapper](four)), four)
-    library = pytest.importorskip("open_clip")
     vision = {"image_size": 32, "patch_size": 16, "layers": 2, "width": 64}
     text = {"context_length": 77, "vocab_size": 49408, "layers": 1, "width": 64, "heads": 1}
-    theirs = library.CLIP(24, vision, text).eval()
-    assert_same(from_open_clip(WRAPPERS[wrapper](theirs), library.SimpleTokenizer()), theirs)
+    theirs = open_clip.CLIP(24, vision, text).eval()
+    assert_same(from_open_clip(WRAPPERS[wrapper](theirs), open_clip.SimpleTokenizer()), theirs)
 
 
 def test_a_compiled_tower_inside_a_live_model(model):
@@ -96,13 +97,12 @@ def test_a_compiled_tower_inside_a_live_model(model):
 
 
 def test_a_live_model_of_transformers_is_unwrapped():
-    library = pytest.importorskip("transformers")
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1}
     sizes |= {"num_attention_heads": 1}
-    config = library.CLIPConfig(
+    config = transformers.CLIPConfig(
         text_config=sizes, vision_config={**sizes, "image_size": 32, "patch_size": 16}
     )
-    model = library.CLIPModel(config).eval()
+    model = transformers.CLIPModel(config).eval()
     words = Namespace(encode=list, bos_token_id=49406, eos_token_id=49407)
     backbone = from_transformers(nn.DataParallel(model), words)
     assert torch.equal(
@@ -139,7 +139,6 @@ def test_weights_that_do_not_say_their_activation_are_warned_of(model, tmp_path)
 @pytest.fixture
 def small_architecture(tmp_path, monkeypatch):
     """Two architectures of open_clip, the plain one and its quickgelu variant."""
-    library = pytest.importorskip("open_clip")
     config = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": 32, "patch_size": 16, "layers": 2, "width": 64},
@@ -155,10 +154,10 @@ def small_architecture(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "Small.json").write_text(json.dumps(config))
     (folder / "Small-quickgelu.json").write_text(json.dumps({**config, "quick_gelu": True}))
-    before = dict(library.factory._MODEL_CONFIGS), list(library.factory._MODEL_CONFIG_PATHS)
-    library.add_model_config(folder)
+    before = dict(open_clip.factory._MODEL_CONFIGS), list(open_clip.factory._MODEL_CONFIG_PATHS)
+    open_clip.add_model_config(folder)
     yield
-    library.factory._MODEL_CONFIGS, library.factory._MODEL_CONFIG_PATHS = before
+    open_clip.factory._MODEL_CONFIGS, open_clip.factory._MODEL_CONFIG_PATHS = before
 
 
 def test_a_path_of_open_clip_does_not_say_its_activation(small_architecture, model, tmp_path):
@@ -182,14 +181,13 @@ def test_a_path_of_open_clip_does_not_say_its_activation(small_architecture, mod
 
 def test_a_tag_of_open_clip_says_its_activation(monkeypatch):
     """Since version 3 open_clip builds ViT-B-32/openai with GELU, of which it only warns."""
-    library = pytest.importorskip("open_clip")
     asked = []
 
     def create(architecture, pretrained, *, force_quick_gelu):  # the real one downloads 600 MB
         asked.append(force_quick_gelu)
         raise RuntimeError("stop here")
 
-    monkeypatch.setattr(library, "create_model", create)
+    monkeypatch.setattr(open_clip, "create_model", create)
     for name in ("ViT-B-32/openai", "ViT-B-32/laion2b_s34b_b79k"):
         with pytest.raises(ValueError, match=f"open_clip could not make '{name}'"):
             load_backbone(f"open_clip:{name}")

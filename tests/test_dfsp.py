@@ -21,8 +21,8 @@ from plain_parts import (
 from torch import Tensor
 from torch.testing import assert_close
 
+from czsl_sac.methods.cross_attention import CrossBlock
 from czsl_sac.methods.dfsp.method import DFSP
-from czsl_sac.methods.dfsp.text_image_fusion import CrossBlock
 
 
 def make(space: str = "usual", *, dim: int = 12, side: int = 2, **options) -> DFSP:

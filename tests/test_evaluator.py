@@ -87,6 +87,20 @@ def test_kept_numbers_do_not_grow_with_compositions():
     assert sizes[0] == sizes[1] == 9 * 60
 
 
+@pytest.mark.parametrize("grid", [None, 4.0])
+def test_what_is_kept_are_the_maxima_over_rivals(grid):
+    space, candidates, scores, targets = make_case(18, samples=200, grid=grid)
+    evaluator = CZSLEvaluator(space, candidates=candidates)
+    evaluator.update_chunks(scores.split(4, dim=1), targets)
+    kept = evaluator.state()
+    columns = torch.arange(len(space))
+    rival, before = columns != targets[:, None], columns < targets[:, None]
+    for kind, of_kind in (("seen", space.seen_mask), ("unseen", ~space.seen_mask)):
+        for name, where in (("rival", rival), ("before", before)):
+            expected = scores.masked_fill(~(where & of_kind & candidates), -torch.inf).amax(1)
+            assert torch.equal(kept[f"{kind}_{name}"].flatten(), expected.double()), (kind, name)
+
+
 def test_candidates_as_mask_columns_or_pairs():
     space, mask, scores, targets = make_case(11)
     columns = torch.where(mask)[0]

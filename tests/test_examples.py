@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from czsl_sac.data.sources.standard import SPLIT
+from czsl_sac.data.sources.standard import PAIR_LISTS
 from czsl_sac.training.presets import preset_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -57,10 +57,10 @@ def mit_states(tmp_path: Path) -> Path:
         "val": ["unripe apple", "ripe apple"],
         "test": ["old mango", "ripe mango"],
     }
-    (tmp_path / SPLIT).mkdir()
+    (tmp_path / PAIR_LISTS).mkdir()
     records = []
     for split, pairs in words.items():
-        (tmp_path / SPLIT / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
+        (tmp_path / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
         for pair, number in itertools.product(pairs, range(3)):
             name = f"{pair.replace(' ', '_')}/{split}{number}.jpg"
             path = tmp_path / "images" / name
@@ -69,7 +69,7 @@ def mit_states(tmp_path: Path) -> Path:
             Image.fromarray(noise.numpy()).save(path)
             attribute, obj = pair.split()
             records.append({"image": name, "attr": attribute, "obj": obj, "set": split})
-    torch.save(records, tmp_path / f"metadata_{SPLIT}.t7")
+    torch.save(records, tmp_path / f"metadata_{PAIR_LISTS}.t7")
     return tmp_path
 
 

@@ -195,6 +195,10 @@ class TestWordVectors:
         torch.testing.assert_close(vectors, torch.tensor(expected))
         assert vectors.dtype == torch.float32
 
+    def test_a_byte_order_mark_is_no_part_of_the_first_word(self, file):
+        file.write_text("red 0.5 -1e-1\n", "utf-8-sig")
+        assert read_word_vectors(file, ["red"]).tolist() == [[0.5, pytest.approx(-0.1)]]
+
     def test_aliases(self, file):
         vectors = read_word_vectors(file, ["Faux.Fur"], aliases={"faux.fur": "red_calf"})
         torch.testing.assert_close(vectors, torch.tensor([[2.75, -0.05]]))

@@ -152,7 +152,7 @@ def test_a_run_on_cached_features_ends_as_one_on_images(tmp_path, method, alignm
 
 def test_what_cannot_be_cached_is_refused(tmp_path):
     cache = make(tmp_path)
-    with pytest.raises(ValueError, match="augment draws new images in every epoch"):
+    with pytest.raises(ValueError, match="augment is True but a cache must hold the same images"):
         cache.split("train", augment=True)
     with pytest.raises(ValueError, match="has a vision tower that is trained"):
         FeatureCache(

@@ -66,7 +66,7 @@ def test_what_is_shown_is_what_was_compared(name: str, alignment: str) -> None:
         shown = method.aligner(tokens, everything).softmax(1)
         torch.testing.assert_close(scores, shown)
     elif "troika" in name:
-        composition, *_ = method.branch_logits(images, predictor.texts)
+        composition, *_ = method.branch_logits(method.encode(images), predictor.texts)
         expected = composition.gather(1, columns[:, None])[:, 0]
     else:
         expected = predictor(images).gather(1, columns[:, None])[:, 0]

@@ -34,7 +34,8 @@ def candidates(**changes):
                 row |= {"point_chance": 0.15, "small_chance": 0.04, **values}
                 if context == "foreign":  # must not be looked at
                     row |= {"auc_class_token": 0.0, "small": np.nan, "small_chance": np.nan}
-                rows.append(row)
+                rows.append({**row, "features": "last"})
+                rows.append({**row, "features": "value", "auc_patches": 1.0})
     return pd.DataFrame(rows)
 
 
@@ -85,11 +86,13 @@ def test_a_cell_is_the_preset_but_for_its_axes():
     assert not other.method.condense
     assert (other.optim.epochs, other.optim.lr_step, other.seed) == (10, 4, 3)
     assert other.backbone.backbone == "tiny:/w"
+    value = Cell("x", "foreign", 0.5, 92_160, "value features", 3).configuration(None)
+    assert value.backbone.patch_features == "value"
 
 
 def test_the_grid_goes_seed_by_seed():
     members = grid(("a", "b"), ("labels",), (0.5,), (11_520,), tuple(WAYS), 3)
-    assert len(set(members)) == len(members) == 2 * 4 * 3
+    assert len(set(members)) == len(members) == 2 * 5 * 3
     assert [cell.seed for cell in members] == sorted(cell.seed for cell in members)
     assert len({cell.name for cell in members}) == len(members)
 

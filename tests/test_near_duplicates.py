@@ -1,5 +1,6 @@
 """Difference hashes and the pairs among them, against slow loops."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from czsl_sac.data.near_duplicates import (
     near_pairs,
     thumbnail,
 )
+from czsl_sac.data.reading import read_image
 from czsl_sac.data.scan import scan_images
+
+FRUIT = Path(__file__).parents[1].parent / "shared/data/fruit-ripeness"
 
 
 def distance(a: int, b: int) -> int:
@@ -123,3 +127,26 @@ def test_flat_pictures_are_alike() -> None:
     rng = np.random.default_rng(0)
     looks = (200 + rng.integers(-3, 3, (4, 192))).astype(np.uint8)
     assert group_near_duplicates(np.zeros(4, dtype=np.uint64), looks).tolist() == [0] * 4
+
+
+@pytest.mark.skipif(not FRUIT.is_dir(), reason="the photographs are not on this machine")
+@pytest.mark.parametrize(
+    ("alter", "share"),
+    [
+        (lambda p: ImageEnhance.Brightness(p).enhance(1.2), 0.9),
+        (lambda p: ImageEnhance.Brightness(p).enhance(0.8), 0.98),
+        (lambda p: ImageEnhance.Contrast(p).enhance(1.2), 0.98),
+        (lambda p: p.resize((p.width // 2, p.height // 2)), 0.98),
+        (lambda p: p.crop((3, 3, p.width - 3, p.height - 3)), 0.6),
+    ],
+)
+def test_altered_photographs_are_found(
+    alter: Callable[[Image.Image], Image.Image], share: float
+) -> None:
+    pictures = [read_image(path) for path in sorted(FRUIT.rglob("*.jpg"))[::25]]
+    both = [picture for one in pictures for picture in (one, alter(one))]
+    hashes = np.array([difference_hash(picture) for picture in both], dtype=np.uint64)
+    looks = np.stack([np.frombuffer(thumbnail(p), np.uint8) for p in both])
+    groups = group_near_duplicates(hashes, looks)
+    assert (groups[::2] == groups[1::2]).mean() > share
+    assert np.bincount(groups).max() <= 4

@@ -32,6 +32,7 @@ def test_against_eager_and_float64(
     tokens, text, grad = (x.cuda() for x in inputs(B, T, C, D, dtype, per_image))
     assert_no_worse_than_eager(tokens, text, "triton", grad)
     assert_no_worse_than_eager(tokens, text, "chunked", grad)
+    assert_no_worse_than_eager(tokens, text, "auto", grad)
     assert torch.equal(
         patch_max_values(tokens, text, impl="triton"), patch_max(tokens, text, impl="triton")[0]
     )
@@ -81,16 +82,22 @@ def test_small_float16_gradients_do_not_underflow() -> None:
 
 def test_auto_takes_triton_where_it_serves() -> None:
     tokens = torch.empty(1, 2, 32, device="cuda")
-    names = [
-        implementation("auto", each).__name__.rsplit(".", 1)[-1]
-        for each in (tokens.half(), tokens.bfloat16(), tokens, tokens.half()[..., 1:])
-    ]
-    assert names == ["fused", "fused", "chunked", "chunked"]
-    large = [x.cuda() for x in inputs(64, 257, 300, 32, torch.float16, False)][:2]
-    with operators() as names:
-        patch_max(*large)
-        patch_max(large[0][:1], large[1])
-    assert names.count("czsl_sac.patch_max.default") == 1  # the small one is the plain expression
+    several = (tokens.half(), tokens.bfloat16(), tokens, tokens.half()[..., 1:], tokens.double())
+    for gradient, expected in (
+        (False, ["fused", "fused", "chunked", "chunked", "chunked"]),
+        (True, ["fused", "fused", "fused", "chunked", "chunked"]),
+    ):
+        names = [
+            implementation("auto", each, gradient=gradient).__name__.rsplit(".", 1)[-1]
+            for each in several
+        ]
+        assert names == expected
+    for dtype, expected in ((torch.float16, 2), (torch.float32, 1)):
+        large = [x.cuda() for x in inputs(64, 257, 300, 32, dtype, False)][:2]
+        with operators() as names:
+            patch_max(*large)
+            patch_max(large[0][:1], large[1])  # small: the plain expression in float32
+        assert names.count("czsl_sac.patch_max.default") == expected
 
 
 def test_autocast_and_compile() -> None:

@@ -43,16 +43,17 @@ def test_many_images_fit_the_grid(B: int, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(triton_forward, "forward_kernel", Recorder())
     monkeypatch.setattr(triton_backward, "text_grad_kernel", Recorder())
     monkeypatch.setattr(triton_backward, "token_grad_kernel", Recorder())
+    monkeypatch.setattr(triton_backward, "order_kernel", Recorder())
     tokens, grad = torch.empty(B, 2, 16), torch.empty(B, 20)
     indices = torch.empty(B, 20, dtype=torch.int64)
     for text in (torch.empty(20, 16), torch.empty(B, 20, 16)):
         plan = forward_plan(2, tokens.dtype, descriptors=False)
-        triton_forward.launch(tokens, text, plan, with_indices=True)
+        triton_forward.launch(tokens, text, plan, with_indices=True, processors=2)
         triton_backward.launch_text_grad(grad, indices, tokens, text)
         triton_backward.launch_token_grad(
-            grad, indices, tokens, text, token_grad_plan(tokens.dtype, descriptors=False)
+            grad, indices, tokens, text, token_grad_plan(20, tokens.dtype)
         )
-    assert len(grids) == 6
+    assert len(grids) == 8
     # what CUDA allows: 2³¹ − 1 programs in the first dimension, 65,535 in the others
     assert all(grid[0] < 2**31 and max(grid[1:], default=0) <= 65_535 for grid in grids)
 
@@ -70,3 +71,14 @@ def test_blackwell_needs_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused.refusal(tokens) is None
     monkeypatch.setattr(triton_load, "TensorDescriptor", None)
     assert "Triton 3.4" in str(fused.refusal(tokens))
+
+
+def test_persistent_programs_make_one_wide_product() -> None:
+    for T, per_image in ((161, False), (197, True), (256, False), (256, True), (257, False)):
+        plan = forward_plan(T, torch.bfloat16, descriptors=True, waves=True, per_image=per_image)
+        assert plan.persistent
+        assert (plan.passes, plan.widths, plan.last) == (0, (256,), T == 257)
+    for T, per_image in ((50, False), (160, False), (257, True), (258, False), (577, False)):
+        plan = forward_plan(T, torch.bfloat16, descriptors=True, waves=True, per_image=per_image)
+        assert plan == forward_plan(T, torch.bfloat16, descriptors=True)
+        assert not plan.persistent

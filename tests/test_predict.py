@@ -7,6 +7,7 @@ import json
 import os
 import re
 import runpy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from tiny_runs import copy_of, scenes, tiny_run, write_scenes
 
 from czsl_sac import CompositionSpace, Scenes
 from czsl_sac.cli import main
+from czsl_sac.data.words import visible
 from czsl_sac.predict.formats import Format, write_predictions
 from czsl_sac.predict.images import find_files
 from czsl_sac.predict.predictions import marginals
 from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.run import Run, load_run
-from czsl_sac.wording import printable
 
 COUNT = 5
 
@@ -203,6 +204,29 @@ def test_files_that_are_no_images_are_reported_and_the_rest_goes_on(
     assert [line["image"] for line in lines] == [str(path) for path in images]
 
 
+def test_a_strip_is_refused_before_it_fills_the_memory(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    strip = images[0].with_name("strip.png")
+    Image.new("RGB", (30_000, 1)).save(strip)
+    assert main(["predict", str(tiny_run()), str(images[0]), str(strip)]) == 1
+    assert f"{strip} has sides of 30000 × 1: crop it" in capsys.readouterr().err
+
+
+def test_a_warning_names_its_image(
+    capsys: pytest.CaptureFixture[str], images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warns(path: Path) -> Image.Image:
+        if path == images[1]:
+            warnings.warn("Corrupt EXIF data", stacklevel=1)
+        return Image.open(path)
+
+    monkeypatch.setattr("czsl_sac.predict.images.read_image", warns)
+    assert main(["predict", str(tiny_run()), *map(str, images)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "EXIF" in line]
+    assert said == [f"czsl-sac: warning: {images[1]}: Corrupt EXIF data"]
+
+
 def test_nothing_but_bad_files_is_a_mistake(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -218,7 +242,7 @@ def test_nothing_but_bad_files_is_a_mistake(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN"], "images is empty: name image files, folders or patterns after the run"),
+        (["RUN"], "images is empty but must be image files, folders or patterns"),
         (["nowhere", "IMAGE"], "there is no run in nowhere: the folder nowhere does not exist"),
         (["RUN", "nowhere.png"], "no image to predict: nowhere.png is missing"),
         (["RUN", "*.nothing"], "no image to predict: *.nothing matches no file"),
@@ -228,8 +252,9 @@ def test_nothing_but_bad_files_is_a_mistake(
         (["RUN", "IMAGE", "--top-k", "0"], "top_k is 0 but must be at least 1: raise it"),
         (["RUN", "IMAGE", "--format", "xml"], "invalid choice 'xml' for argument '--format'"),
         (["RUN", "IMAGE", "--output", "."], "output is the folder . but must be a file"),
-        (["RUN", "IMAGE", "--output", "IMAGE/x.csv"], "is a file and no folder"),
-        (["RUN", "IMAGE", "--heatmaps", "IMAGE"], "is a file and no folder"),
+        (["RUN", "IMAGE", "--output", "IMAGE/x.csv"], "must be a folder, and is a file"),
+        (["RUN", "IMAGE", "--heatmaps", "IMAGE"], "must be a folder, and is a file"),
+        (["RUN", "IMAGE", "--output", "IMAGE"], "must not be one of the images, which would be"),
         (["RUN", "IMAGE", "--heatmaps-for", "blue cat"], "add --heatmaps DIR"),
         (["RUN", "IMAGE", "--heatmaps", "m", "--heatmaps-for", "x cat"], "'x' is no attribute"),
     ],
@@ -273,7 +298,7 @@ def test_no_file_name_costs_the_output_of_the_others(
         assert names == [str(strange).replace("\udcff", "\\udcff"), str(last)]
     else:
         assert [line.split("  ")[0] for line in text.splitlines() if ".png" in line] == [
-            printable(strange),
+            visible(strange),
             str(last),
         ]
         assert all(character.isprintable() for character in text.replace("\n", ""))
@@ -332,6 +357,7 @@ def test_names_stand_for_files_folders_and_patterns(tmp_path: Path) -> None:
     wrong = {
         "empty": "empty holds no file",
         "pipe": "pipe is no regular file",
+        "a\\b\\2.png": "a\\b\\2.png is missing: folders are parted by / here",
         "b/c/1.png": f"b/c/1.png is missing: there is no folder {tmp_path}/b",
     }
     for name, problem in wrong.items():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from czsl_sac.cli import train
+from czsl_sac.cli.options import parse_options
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.presets import preset_for
 from czsl_sac.training.record import RunRecord
@@ -56,6 +57,10 @@ def test_python_that_needs_a_download_names_what_exists(page: Path, code: str) -
     exec(compile(ast.Module(imports, []), str(page), "exec"), {})
 
 
+class ParsedError(Exception):
+    """Raised where a command would start its work."""
+
+
 def write_record(folder: Path, method: str) -> None:
     """Make a folder a run of the scenes, as far as reading a command needs it."""
     config = preset_for("scenes", method)
@@ -77,9 +82,19 @@ def test_commands_on_the_pages_parse(
             write_record(Path(word), method if "visprod" in word else "sac")
     if name == "info":
         assert not arguments
-    else:
-        module = import_module(f"czsl_sac.cli.{name.replace('-', '_')}")
+        return
+    module = import_module(f"czsl_sac.cli.{name.replace('-', '_')}")
+    if hasattr(module, "parse"):
         assert module.parse(arguments) is not None
+        return
+
+    def read_alone(*given: object) -> None:
+        assert parse_options(*given) is not None
+        raise ParsedError
+
+    monkeypatch.setattr(module, "parse_options", read_alone)
+    with pytest.raises(ParsedError):
+        module.run(arguments)
 
 
 def test_rows_of_table_4_are_six_different_configurations() -> None:

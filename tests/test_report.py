@@ -117,7 +117,7 @@ def test_examples_show_their_own_image(report: RunReport) -> None:
     rows = (report.targets == example.truth).nonzero().flatten().tolist()
     images = torch.stack([report.data.split("test")[row][0] for row in rows])
     backbone = load_run(tiny_run()).method.backbone
-    shown = pictures.visible(images, mean=backbone.mean, std=backbone.std)
+    shown = pictures.colours(images, mean=backbone.mean, std=backbone.std)
     assert any(torch.equal(example.picture, image) for image in shown)
 
 

@@ -14,7 +14,7 @@ from czsl_sac.clip import load_backbone
 from czsl_sac.data.checks.data import check_data
 from czsl_sac.data.counts import TAB7_COUNTS
 from czsl_sac.data.images import image_transform
-from czsl_sac.data.sources.standard import METADATA, SPLIT, read_pairs
+from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS, read_pairs
 from czsl_sac.data.standard import StandardLayout
 from czsl_sac.training.build import build_data
 from czsl_sac.training.config import DataConfig
@@ -39,9 +39,9 @@ RECORDS = [
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / SPLIT).mkdir()
+    (tmp_path / PAIR_LISTS).mkdir()
     for split, pairs in PAIRS.items():
-        (tmp_path / SPLIT / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
+        (tmp_path / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(pairs) + "\n")
     records = []
     for number, (pair, split) in enumerate(RECORDS):
         attribute, obj = pair.split()
@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> Path:
                 "set": split,
             }
         )
-    torch.save(records, tmp_path / f"metadata_{SPLIT}.t7")
+    torch.save(records, tmp_path / f"metadata_{PAIR_LISTS}.t7")
     return tmp_path
 
 
@@ -136,7 +136,7 @@ def test_counts_that_differ_from_the_paper_are_named(root: Path) -> None:
 def test_missing_files_are_named(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no pair list at .*train_pairs.txt"):
         StandardLayout(root / "images", name="fruit", **LOOK)
-    (root / f"metadata_{SPLIT}.t7").unlink()
+    (root / f"metadata_{PAIR_LISTS}.t7").unlink()
     with pytest.raises(FileNotFoundError, match=r"no metadata at .*natural.t7"):
         StandardLayout(root, name="fruit", **LOOK)
 
@@ -152,8 +152,8 @@ def test_a_damaged_image_is_named(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a pickle", r"cannot be read \(Weights only load failed"),
-        (b"", r"cannot be read \(EOFError\): fetch it again"),
+        (b"not a pickle", "t7 is damaged, or no file of torch.save: fetch it again"),
+        (b"", "t7 is damaged, or no file of torch.save: fetch it again"),
         ([datetime.date.today()], "holds Python objects, and reading those would run code"),
         (
             [{"image": 1, "attr": "ripe", "obj": "apple", "set": "val"}],
@@ -167,7 +167,7 @@ def test_a_damaged_image_is_named(root: Path) -> None:
     ],
 )
 def test_damaged_metadata_is_named(root: Path, content: object, message: str) -> None:
-    path = root / f"metadata_{SPLIT}.t7"
+    path = root / f"metadata_{PAIR_LISTS}.t7"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
@@ -177,7 +177,7 @@ def test_damaged_metadata_is_named(root: Path, content: object, message: str) ->
 
 
 def test_a_line_of_three_words_is_named(root: Path) -> None:
-    (root / SPLIT / "val_pairs.txt").write_text("ripe apple\nvery ripe apple\n")
+    (root / PAIR_LISTS / "val_pairs.txt").write_text("ripe apple\nvery ripe apple\n")
     with pytest.raises(ValueError, match=r"val_pairs.txt, line 2 is 'very ripe apple'"):
         StandardLayout(root, name="fruit", **LOOK)
 
@@ -197,7 +197,7 @@ def test_unknown_split(root: Path) -> None:
 
 
 def test_an_empty_pair_list_is_named(root: Path) -> None:
-    (root / SPLIT / "test_pairs.txt").write_text("\n")
+    (root / PAIR_LISTS / "test_pairs.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"test_pairs.txt is empty but must hold"):
         StandardLayout(root, name="fruit", **LOOK)
 
@@ -245,11 +245,11 @@ def test_a_record_outside_its_splits_pairs_is_named(root: Path) -> None:
 
 def lay_out(root: Path, name: str, pairs: dict[str, list[tuple[str, str]]]) -> None:
     """Write real pair lists with as many records as Tab. 7 has images, none of them on disk."""
-    (root / SPLIT).mkdir(parents=True)
+    (root / PAIR_LISTS).mkdir(parents=True)
     records = []
     for split, listed in pairs.items():
         lines = [" ".join(pair) for pair in listed]
-        (root / SPLIT / f"{split}_pairs.txt").write_text("\n".join(lines))
+        (root / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(lines))
         for number in range(TAB7_COUNTS[name][f"{split} images"]):
             attribute, obj = listed[number % len(listed)]
             path = f"{split}/{number}.jpg"
@@ -311,10 +311,10 @@ def test_a_record_of_an_unknown_set_is_named(root: Path, name: str, meant: str) 
 def test_a_byte_order_mark_is_no_part_of_a_name(root: Path) -> None:
     wanted = StandardLayout(root, name="fruit", **LOOK)
     for split, pairs in PAIRS.items():
-        (root / SPLIT / f"{split}_pairs.txt").write_text("\n".join(pairs), "utf-8-sig")
+        (root / PAIR_LISTS / f"{split}_pairs.txt").write_text("\n".join(pairs), "utf-8-sig")
     marked = StandardLayout(root, name="fruit", **LOOK)
     assert (marked.space, marked.records) == (wanted.space, wanted.records)
-    (root / SPLIT / "val_pairs.txt").write_bytes("unripe äpple".encode("latin-1"))
+    (root / PAIR_LISTS / "val_pairs.txt").write_bytes("unripe äpple".encode("latin-1"))
     with pytest.raises(ValueError, match=r"val_pairs.txt is no text in UTF-8 \(invalid .* byte 7"):
         StandardLayout(root, name="fruit", **LOOK)
 
@@ -324,6 +324,7 @@ def test_a_faulty_record_is_told_by_number_and_key(root: Path) -> None:
     for content, message in (
         ({**records[5], "attr": None}, r"record 5 .* has 'None' \(NoneType\) as attr, which must"),
         ({"image": "a.jpg", "attr": "ripe", "obj": "fig"}, "record 5 .* has no set: fetch"),
+        ({**records[5], "image": " "}, "record 5 .* has an empty image: fetch"),
         ("ripe_fig/1.jpg", r"record 5 .* is 'ripe_fig/1.jpg' \(str\) but must be a dictionary"),
     ):
         torch.save([*records[:5], content, *records[6:]], root / METADATA)
@@ -350,7 +351,7 @@ def test_paths_of_records_are_found_below_images_or_refused(root: Path) -> None:
 
 
 def test_names_that_clip_reads_alike_are_refused(root: Path) -> None:
-    path = root / SPLIT / "train_pairs.txt"
+    path = root / PAIR_LISTS / "train_pairs.txt"
     path.write_text(path.read_text() + "Ripe apple\n")
     with pytest.raises(ValueError, match=r"same words \(1\): attributes 'Ripe' = 'ripe'. CLIP wou"):
         StandardLayout(root, name="fruit", **LOOK)

@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import open_clip
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.testing import assert_close
 
@@ -35,13 +37,11 @@ def openai_model(**state_dict: torch.Tensor) -> nn.Module:
 
 
 def open_clip_model(*, quick_gelu: bool = False, custom: bool = False, **vision) -> nn.Module:
-    library = pytest.importorskip("open_clip")
-    kind = library.CustomTextCLIP if custom else library.CLIP
+    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
     return shake(kind(48, {**VISION, **vision}, TEXT, quick_gelu=quick_gelu))
 
 
 def transformers_model(act: str = "quick_gelu", **changes) -> nn.Module:
-    library = pytest.importorskip("transformers")
     sizes = {"hidden_act": act, "intermediate_size": 256, "hidden_size": 64}
     text = {**sizes, "num_hidden_layers": 2, "num_attention_heads": 1, **changes.pop("text", {})}
     vision = {
@@ -50,17 +50,16 @@ def transformers_model(act: str = "quick_gelu", **changes) -> nn.Module:
         **{"num_attention_heads": 2, "image_size": 48, "patch_size": 16},
         **changes.pop("vision", {}),
     }
-    config = library.CLIPConfig(
+    config = transformers.CLIPConfig(
         text_config=text, vision_config=vision, projection_dim=48, **changes
     )
     torch.manual_seed(0)
-    return shake(library.CLIPModel(config))
+    return shake(transformers.CLIPModel(config))
 
 
 @pytest.fixture(scope="module")
 def clip_tokenizer(tmp_path_factory):
     """transformers' tokenizer on the vocabulary that comes with `clip`."""
-    library = pytest.importorskip("transformers")
     import_clip()
     from clip.simple_tokenizer import SimpleTokenizer
 
@@ -70,7 +69,7 @@ def clip_tokenizer(tmp_path_factory):
     merges = "\n".join(" ".join(pair) for pair in bpe.bpe_ranks)
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
-    return library.CLIPTokenizer.from_pretrained(folder)
+    return transformers.CLIPTokenizer.from_pretrained(folder)
 
 
 def images_for(model: nn.Module) -> torch.Tensor:
@@ -110,10 +109,9 @@ def test_one_set_of_weights_gives_one_answer_in_three_libraries(clip_tokenizer):
     second = open_clip_model(quick_gelu=True)
     second.load_state_dict(weights)
     models = {"clip": openai_model(**weights), "open_clip": second, "transformers": theirs}
-    library = pytest.importorskip("open_clip")
     backbones = {
         "clip": load_backbone(models["clip"]),
-        "open_clip": from_open_clip(second, library.SimpleTokenizer()),
+        "open_clip": from_open_clip(second, open_clip.SimpleTokenizer()),
         "transformers": backbone,
     }
     for name, made in backbones.items():
@@ -129,11 +127,10 @@ def test_one_set_of_weights_gives_one_answer_in_three_libraries(clip_tokenizer):
 
 def test_in_float64_the_libraries_agree_to_the_last_digits(clip_tokenizer):
     """Not clip, whose norms know float32 alone."""
-    library = pytest.importorskip("open_clip")
     theirs, second = transformers_model(), open_clip_model(quick_gelu=True)
     for backbone, model in (
         (from_transformers(theirs, clip_tokenizer), theirs),
-        (from_open_clip(second, library.SimpleTokenizer()), second),
+        (from_open_clip(second, open_clip.SimpleTokenizer()), second),
     ):
         for mine, exact in zip(ours(backbone.double()), features(model.double()), strict=True):
             assert mine.dtype == torch.float64
@@ -152,17 +149,16 @@ def test_what_enters_the_blocks_is_that_of_clip_bit_for_bit(clip_tokenizer):
 
 @pytest.mark.parametrize("custom", [False, True])
 def test_open_clip_with_gelu_other_heads_and_other_mlp(custom):
-    library = pytest.importorskip("open_clip")
     model = open_clip_model(custom=custom, head_width=32, mlp_ratio=3.0)
     model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": [0.2, 0.2, 0.1]}
-    backbone = from_open_clip(model, library.SimpleTokenizer(), name="mine")
+    backbone = from_open_clip(model, open_clip.SimpleTokenizer(), name="mine")
     assert (backbone.config.activation, backbone.config.vision_heads) == ("gelu", 4)
     assert backbone.config.vision_mlp_width == 384
     assert (backbone.mean, backbone.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     assert backbone.name == "mine"
     assert_same(backbone, model)
     model.visual.output_tokens = True  # changes what the model returns, not the backbone
-    assert_close(ours(from_open_clip(model, library.SimpleTokenizer())), ours(backbone))
+    assert_close(ours(from_open_clip(model, open_clip.SimpleTokenizer())), ours(backbone))
 
 
 def test_transformers_with_gelu_and_a_processor(clip_tokenizer):
@@ -181,8 +177,7 @@ def test_old_configurations_of_transformers_say_that_texts_end_at_2(clip_tokeniz
 
 
 def test_what_is_no_plain_clip_of_open_clip_is_refused():
-    library = pytest.importorskip("open_clip")
-    words = library.SimpleTokenizer()
+    words = open_clip.SimpleTokenizer()
     for changes, message in (
         ({"layers": [1, 1, 1, 1]}, "its vision tower is a ModifiedResNet"),
         ({"pool_type": "avg"}, "its image feature is not that of the class token"),
@@ -210,8 +205,8 @@ def test_what_is_no_plain_clip_of_open_clip_is_refused():
     ):
         from_open_clip(nn.Linear(1, 1), words)
     with pytest.raises(ValueError, match=r"tokenizer is a function but must be one of open_clip's"):
-        from_open_clip(model, library.tokenize)
-    big = library.SimpleTokenizer(additional_special_tokens=["<x>"])
+        from_open_clip(model, open_clip.tokenize)
+    big = open_clip.SimpleTokenizer(additional_special_tokens=["<x>"])
     big.eot_token_id = 49408
     with pytest.raises(ValueError, match="has the id 49408 but must be within the 49408 ids"):
         from_open_clip(model, big)
@@ -231,7 +226,6 @@ def test_what_is_no_plain_clip_of_open_clip_is_refused():
 
 
 def test_what_is_no_clip_of_transformers_is_refused(clip_tokenizer):
-    library = pytest.importorskip("transformers")
     for changes, message in (
         ({"act": "relu"}, "hidden_act='relu' in its CLIPVisionConfig"),
         ({"text": {"hidden_act": "gelu"}}, "'quick_gelu' in the vision tower and 'gelu'"),
@@ -256,15 +250,14 @@ def test_what_is_no_clip_of_transformers_is_refused(clip_tokenizer):
         ValueError, match=r"a model of transformers but must .* call .*from_transformers\("
     ):
         load_backbone(model)
-    assert library.CLIPModel is type(model)
+    assert transformers.CLIPModel is type(model)
 
 
 def test_transformers_from_a_folder(clip_tokenizer, tmp_path):
-    library = pytest.importorskip("transformers")
     model = transformers_model()
     model.save_pretrained(tmp_path)
-    images = library.CLIPImageProcessor(image_mean=[0.5, 0.4, 0.3])
-    library.CLIPProcessor(images, clip_tokenizer).save_pretrained(tmp_path)
+    images = transformers.CLIPImageProcessor(image_mean=[0.5, 0.4, 0.3])
+    transformers.CLIPProcessor(images, clip_tokenizer).save_pretrained(tmp_path)
     backbone = load_backbone(f"transformers:{tmp_path}")
     assert backbone.mean == (0.5, 0.4, 0.3)
     assert_same(backbone, model)

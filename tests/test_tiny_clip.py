@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from benchmarks import pretrain_tiny_clip as script
-from benchmarks.lab.objective import caption, contrast, encode_kept, name_groups, speak
+from benchmarks.lab.objective import caption, contrast, name_groups, pretraining_loss, speak
 from benchmarks.lab.policies import POLICIES
 from czsl_sac.clip import load_backbone
 from czsl_sac.clip.sources.tiny import TINY_WEIGHTS, WordTokenizer, tiny_clip
@@ -184,19 +184,14 @@ def test_a_curriculum_rises():
     assert large(1.0) < large(0.3) < 0.8
 
 
-def test_dropped_patches_are_not_seen(tiny):
-    images = torch.randn(2, 3, 64, 64)
-    generator = torch.Generator().manual_seed(0)
-    kept = encode_kept(tiny.visual, images, 0.5, generator)
-    assert kept.shape == (2, 33, 128)
-    torch.testing.assert_close(
-        encode_kept(tiny.visual, images, 0.0, generator), tiny.encode_image(images)
-    )
-    # 1e-9 of the patches is none, but goes the other way
-    tokens = encode_kept(tiny.visual, images, 1e-9, generator)
-    torch.testing.assert_close(tokens[:, 0], tiny.encode_image(images)[:, 0], atol=1e-4, rtol=1e-4)
-    assert POLICIES["drop"].drop_rate(0.5) == 0.5
-    assert POLICIES["drop"].drop_rate(0.95) == 0.0
+def test_patches_are_dropped_until_the_end(tiny):
+    model, scenes, policy = tiny_clip(), Scenes(seed=9), POLICIES["drop"]
+    model.train()
+    for step, rate in ((5, 0.5), (95, 0.0)):
+        one, two = (pretraining_loss(model, scenes, policy, step, 100, 8) for _ in range(2))
+        assert torch.equal(one, two)
+        assert model.visual.patch_drop == rate
+        assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape[1] == 1 + round(64 * (1 - rate))
 
 
 def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, monkeypatch):

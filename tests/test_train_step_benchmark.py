@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from benchmarks import train_step
+from benchmarks import train_step, train_step_gpu
 from benchmarks.count_memory import FakeFloats, TensorBytes, peak_of_step
 from czsl_sac.clip import CLIPConfig
 
@@ -83,3 +83,20 @@ def test_every_way_computes_the_same_step(small):
         assert gradients.keys() == outcomes[0][1].keys()
         for name, gradient in gradients.items():
             assert_close(gradient, outcomes[0][1][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", train_step_gpu.SETTINGS[:-1], ids=lambda s: s.name)
+def test_a_whole_step_learns_in_every_setting(small, monkeypatch, setting):
+    monkeypatch.setitem(train_step.CASES, "mit-states", CASE)
+    options = train_step_gpu.Options(device="cpu", rounds=1)
+    row = train_step_gpu.measure("mit-states", setting, options)
+    assert row["setting"] == setting.name
+    assert float(row["step_ms"]) > 0
+    assert row["peak_gib"] == ""  # of a GPU alone
+    model = train_step.build(CASE, setting.frozen)
+    step = train_step_gpu.prepare(model, setting, CASE.batch, "cpu")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed
+    assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}

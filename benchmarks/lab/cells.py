@@ -1,7 +1,7 @@
 """The cells of the map: one training each, and what is measured of it."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -33,9 +33,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "class token": {"alignment": "cls", **_PLAIN},
     "patch max": {"alignment": "patch_max", **_PLAIN},
     "patches alone": {"alignment": "patch_max", "token_choice": "patches", **_PLAIN},
+    "value features": {"alignment": "patch_max", "patch_features": "value", **_PLAIN},
     "SAC": {},
 }
-"""How images and texts are compared: options of SAC. The first is what the others are paired
+"""How images and texts are compared: options of a run. The first is what the others are paired
 with."""
 
 
@@ -77,21 +78,18 @@ class Cell:
         """
         images, epochs = BUDGETS[self.budget]
         preset = preset_for("scenes", "sac")
-        optim = preset.optim
-        cuts = optim.epochs / optim.lr_step  # as many cuts of the learning rate, whatever epochs
-        return replace(
-            preset,
-            data=replace(
-                preset.data,
-                context=self.context,
-                clutter=self.clutter,
-                images_per_pair=images,
-                keep_images=True,
-            ),
-            backbone=replace(preset.backbone, backbone=f"tiny:{weights}" if weights else "tiny"),
-            method=replace(preset.method, **WAYS[self.way]),
-            optim=replace(optim, epochs=epochs, lr_step=max(1, math.ceil(epochs / cuts))),
+        # as many cuts of the learning rate as the preset has, whatever the epochs
+        lr_step = math.ceil(epochs * preset.optim.lr_step / preset.optim.epochs)
+        return preset.with_options(
+            context=self.context,
+            clutter=self.clutter,
+            images_per_pair=images,
+            keep_images=True,
+            backbone=f"tiny:{weights}" if weights else "tiny",
+            epochs=epochs,
+            lr_step=lr_step,
             seed=self.seed,
+            **WAYS[self.way],
         )
 
 

@@ -5,7 +5,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,12 +16,14 @@ from benchmarks.lab.measures import Views, measure_clip
 from benchmarks.lab.policies import POLICIES
 from benchmarks.measure import RESULTS, append_rows, environment
 from czsl_sac.clip.sources.tiny import TINY_WEIGHTS, tiny_clip
+from czsl_sac.clip.vision import PatchFeatures
 from czsl_sac.data import Scenes
+from czsl_sac.data.scenes.scenes import Context
 from czsl_sac.files import read_metadata
 
 CSV = RESULTS / "laboratory_clips.csv"
-KEY = ("policy", "seed", "steps", "batch", "clutter", "context")
-PROBE = 120  # steps that tell how many fit into the time
+KEY = ("policy", "seed", "steps", "batch", "clutter", "context", "features")
+PROBE = 60  # steps that tell how many fit into the time
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class ClipOptions:
     """Trainings at a time."""
     clutters: tuple[float, ...] = (0.5, 0.75)
     """Clutter of the scenes to measure on."""
+    contexts: tuple[Context, ...] = ("labels", "foreign")
+    """Where the small objects to measure on come from."""
     eval_images_per_pair: int = 20
     """Validation images per composition."""
     csv: Path = CSV
@@ -156,11 +162,12 @@ def measure_clips(options: ClipOptions, clips: dict[str, Path]) -> None:
     """
     known = latest_rows(options.csv, KEY) if options.csv.is_file() else {}
     for clutter in options.clutters:
-        for context in ("labels", "foreign"):
+        for context in options.contexts:
             views, rows = None, []
-            for name, path in clips.items():
+            for (name, path), features in product(clips.items(), get_args(PatchFeatures)):
                 made = read_metadata(path)
-                names = (name, made["seed"], made["steps"], made["batch"], str(clutter), context)
+                names = (name, made["seed"], made["steps"], made["batch"])
+                names += (str(clutter), context, features)
                 if names in known:
                     continue
                 if views is None:
@@ -170,7 +177,8 @@ def measure_clips(options: ClipOptions, clips: dict[str, Path]) -> None:
                         eval_images_per_pair=options.eval_images_per_pair,
                     )
                     views = Views.draw(data, "val")
-                measured = measure_clip(tiny_clip(path).to(options.device), views)
+                clip = tiny_clip(path).to(options.device)
+                measured = measure_clip(clip, views, patch_features=features)
                 rows.append(
                     {
                         **dict(zip(KEY, names, strict=True)),
@@ -179,5 +187,5 @@ def measure_clips(options: ClipOptions, clips: dict[str, Path]) -> None:
                     }
                 )
                 short = {name: round(100 * value, 1) for name, value in measured.items()}
-                print(f"clutter {clutter}, {context}, {name}: {short}", flush=True)
+                print(f"clutter {clutter}, {context}, {name}, {features}: {short}", flush=True)
             append_rows(options.csv, rows)

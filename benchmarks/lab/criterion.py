@@ -32,7 +32,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
         One row a policy: `class_token` and `points`, whether it passes the two conditions, and
         `auc_patches` at clutter 0.75, by which one of those that pass both is chosen.
     """
-    rows = rows[rows["context"] == "labels"]
+    rows = rows[(rows["context"] == "labels") & (rows["features"] == "last")]
     at = {clutter: rows[rows["clutter"] == clutter].set_index("policy") for clutter in CLUTTERS}
     busy = at[0.75]
     class_token = pd.concat(

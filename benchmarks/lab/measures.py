@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.vision import PatchFeatures
 from czsl_sac.data import Scenes
 from czsl_sac.data.protocol import SplitName
 from czsl_sac.data.scenes import SmallObjects
@@ -108,17 +109,21 @@ def measure_tokens(
 
 
 @torch.inference_mode()
-def measure_clip(clip: CLIPBackbone, views: Views) -> dict[str, float]:
+def measure_clip(
+    clip: CLIPBackbone, views: Views, *, patch_features: PatchFeatures = "last"
+) -> dict[str, float]:
     """Measure a CLIP zero-shot, with "a photo of ATTRIBUTE OBJECT".
 
     Args:
-        clip: on any device; left in evaluation mode.
+        clip: on any device; left in evaluation mode, with these patch features.
         views: the images.
+        patch_features: what patches are, see `VisionTower`.
 
     Returns:
         What `measure_tokens` returns.
     """
     clip.eval()
+    clip.visual.patch_features = patch_features
     prompts = [f"a photo of {attribute} {obj}" for attribute, obj in views.data.space.pairs]
     text = clip.encode_text(clip.tokenizer(prompts).to(clip.logit_scale.device))
     return measure_tokens(clip.encode_image, text, views)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from benchmarks.lab.policies import Captions, Policy, rise
 from czsl_sac.clip.backbone import CLIPBackbone
-from czsl_sac.clip.vision import VisionTower
 from czsl_sac.data import Scenes
 from czsl_sac.data.scenes.drawing import MAX_DISTRACTORS, scene_keys
 
@@ -54,8 +53,9 @@ def pretraining_loss(
     device = model.logit_scale.device
     scene = caption(scenes, step * batch, targets.to(device), clutter.to(device))
 
-    tokens = encode_kept(model.visual, scene.images, policy.drop_rate(progress), generator)
-    tokens = F.normalize(tokens, dim=-1)
+    torch.manual_seed(step)  # which patches are dropped
+    model.visual.patch_drop = policy.drop_rate(progress)
+    tokens = F.normalize(model.encode_image(scene.images), dim=-1)
     groups = []
     for captions, features in (
         (policy.class_captions, tokens[:, :1]),
@@ -142,33 +142,6 @@ def name_groups(scenes: Scenes, batch: Captioned, spoken: Tensor) -> list[tuple[
         distinct = positive.any(0).nonzero().flatten()
         groups.append(([names[i] for i in distinct.tolist()], positive[:, distinct]))
     return groups
-
-
-def encode_kept(
-    visual: VisionTower, images: Tensor, drop: float, generator: torch.Generator
-) -> Tensor:
-    """Encode images of which random patches are dropped at the input.
-
-    Args:
-        visual: the tower.
-        images: `[B, 3, H, W]`.
-        drop: share of the patches.
-        generator: of the choice, on the CPU.
-
-    Returns:
-        Tokens `[B, 1 + kept, D]`, class token first.
-    """
-    if not drop:
-        return visual(images)
-    patches = visual.conv1(images).flatten(2).mT
-    patches = patches + visual.positional_embedding[1:]
-    number = patches.shape[1]
-    order = torch.rand(len(images), number, generator=generator).argsort(1)
-    kept = order[:, : round(number * (1 - drop))].to(images.device)
-    patches = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
-    first = visual.class_embedding + visual.positional_embedding[0]
-    tokens = torch.cat([first.expand(len(images), 1, -1), patches], 1)
-    return visual.project(visual.transformer(visual.ln_pre(tokens)))
 
 
 def contrast(logits: Tensor, positive: Tensor) -> Tensor:

@@ -29,7 +29,11 @@ class PositionScores(nn.Module):
         self.scores = nn.Parameter(torch.zeros(num_tokens))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return scores `[B, T, 1]` of tokens `[B, T, D]`."""
+        """Return scores `[B, T, 1]` of tokens `[B, T, D]`.
+
+        Raises:
+            ValueError: T is another one.
+        """
         if tokens.shape[1] != len(self.scores):
             raise ValueError(
                 f"tokens has {tokens.shape[1]} positions to reduce but must have "

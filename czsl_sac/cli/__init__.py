@@ -22,6 +22,7 @@ _COMMANDS = {
     "compare": "show finished runs side by side",
     "reproduce": "measure the paper's tables and figures",
     "split": "split your own images into training, validation and test",
+    "prepare": "bring a downloaded benchmark into the standard layout",
     "check-data": "show what is in a data set and what is wrong with it",
     "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 2 a mistake in the request.
 
     Args:
-        arguments: Command and options; None takes them from the command line.
+        arguments: command and options; None takes them from the command line.
 
     Examples:
         >>> main(["--version"])

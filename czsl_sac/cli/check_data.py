@@ -62,7 +62,9 @@ def run(arguments: list[str]) -> int:
         max_distance=options.near_duplicates,
         workers=options.workers,
     )
-    if checked.pairs:
+    if not checked.listing.entries:
+        print(f"No image of {visible(options.data)} can be used.")
+    elif checked.pairs:
         print(data_table(checked.listing.entries, checked.pairs))
         print("\n".join(_chance(checked)))
     else:
@@ -96,7 +98,7 @@ def _unsplit(checked: "CheckedData") -> str:
 
 
 def _chance(checked: "CheckedData") -> list[str]:
-    """What random scores reach on validation and test, and what these are too small for."""
+    """Tell what random scores reach on validation and test, and where these are too small."""
     from tabulate import tabulate
 
     from czsl_sac.evaluation.chance import chance_row, small_sample_warnings  # loads torch

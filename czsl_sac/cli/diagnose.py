@@ -27,6 +27,8 @@ class DiagnoseOptions:
     """Folder in the standard layout, CSV or Parquet table, or scenes."""
     backbone: str | None = None
     """CLIP, as for train; None: ViT-L/14, for scenes the built-in one."""
+    patch_features: Literal["last", "value"] = "last"
+    """Patches as the last layer gives them, or its value features, as for train."""
     split: Literal["val", "test", "train"] = "val"
     """Images of this split."""
     images: int | None = None
@@ -71,7 +73,7 @@ def run(arguments: list[str]) -> int:
 
     answers = diagnose(
         data,
-        BackboneConfig(backbone=name, train_backbone="none"),
+        BackboneConfig(backbone=name, train_backbone="none", patch_features=options.patch_features),
         split=options.split,
         images=options.images,
         template=options.template,

@@ -112,7 +112,7 @@ def _check_world(options: EvaluateOptions) -> None:
     for name in ("feasibility", "feasibility_rule", "threshold", "word_aliases"):
         if options.world == "closed" and getattr(options, name) != getattr(defaults, name):
             option = name.replace("_", "-")
-            raise ValueError(f"--{option} is of the open world: add --world open")
+            raise ValueError(f"--{option} is of the open world: add --world open.")
 
 
 def parse(arguments: list[str]) -> EvaluateOptions | None:

@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options; there are none but help.
+        arguments: its options; there are none but help.
     """
     if parse_options(InfoOptions, "info", arguments) is None:
         return 0

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import tyro
 
 from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.wording import counted, printable
+from czsl_sac.data.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.predict.predictions import Prediction
@@ -51,14 +51,22 @@ class PredictOptions:
     """Images per batch; None takes the run's own for evaluation."""
     checkpoint: Literal["best", "last"] = "best"
     """Best epoch by validation AUC, or the last."""
+    data_root: Path | None = None
+    """Where the data set is now, if a memory has to be filled anew from it; None: where it was."""
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise ValueError("images is empty: name image files, folders or patterns after the run")
+            raise ValueError(
+                "images is empty but must be image files, folders or patterns: name them after the "
+                "run."
+            )
         check_range("top_k", self.top_k, low=1)
         check_range("batch_size", self.batch_size, low=1)
         if self.heatmaps_for is not None and self.heatmaps is None:
-            raise ValueError("heatmaps_for is given but no folder for them: add --heatmaps DIR")
+            raise ValueError(
+                f"heatmaps_for is {self.heatmaps_for!r} but heatmaps must be a folder then: add "
+                "--heatmaps DIR."
+            )
         _check_writable("output", self.output, folder=False)
         _check_writable("heatmaps", self.heatmaps, folder=True)
 
@@ -67,29 +75,40 @@ def run(arguments: list[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options.
+        arguments: its options.
     """
-    options = parse(arguments)
+    options = parse_options(PredictOptions, "predict", arguments)
     if options is None:
         return 0
 
-    from czsl_sac.cli.train import read_config
     from czsl_sac.files import write_atomically
     from czsl_sac.predict.images import find_files  # loads torch, as do the following
-    from czsl_sac.predict.run_predictor import RunPredictor
+    from czsl_sac.predict.run_predictor import RunPredictor, check_request
+    from czsl_sac.training.run_folder import RunFolder
     from czsl_sac.training.trained import TrainedRun
 
     paths, missing = find_files(options.images)
     if not paths:
         raise ValueError(f"no image to predict: {missing[0]}")
-    changes = read_config(options.run).method.on_new_images(options.adapt)
-    run = TrainedRun.load(options.run, checkpoint=options.checkpoint, **changes)
-    predictor = RunPredictor(
-        run,
-        candidates=options.candidates,
-        heatmaps=options.heatmaps,
-        heatmaps_for=options.heatmaps_for,
+    if options.output is not None and options.output.resolve() in {p.resolve() for p in paths}:
+        raise ValueError(
+            f"output is {options.output} but must not be one of the images, which would be lost: "
+            "name another file."
+        )
+    record = RunFolder(options.run).read_record()
+    asked: dict[str, Any] = {
+        "candidates": options.candidates,
+        "heatmaps": options.heatmaps,
+        "heatmaps_for": options.heatmaps_for,
+    }
+    check_request(record.space, **asked)  # before CLIP is loaded
+    run = TrainedRun.load(
+        options.run,
+        checkpoint=options.checkpoint,
+        data_root=options.data_root,
+        **record.config.method.on_new_images(options.adapt),
     )
+    predictor = RunPredictor(run, **asked)
     _name(missing)
     if options.output is None:
         _write(predictor, paths, options, sys.stdout)
@@ -99,18 +118,6 @@ def run(arguments: list[str]) -> int:
         )
     _summarise(options, len(paths), len(missing), len(predictor.unreadable))
     return 1 if missing or predictor.unreadable else 0
-
-
-def parse(arguments: list[str]) -> PredictOptions | None:
-    """Return the options; None if help was shown.
-
-    Args:
-        arguments: Options of the command.
-
-    Raises:
-        ValueError: If an option is unknown or has a value that does not fit.
-    """
-    return parse_options(PredictOptions, "predict", arguments)
 
 
 def _write_file(
@@ -143,7 +150,7 @@ def _name(unreadable: Sequence[str]) -> None:
     from tqdm import tqdm
 
     for problem in unreadable:
-        tqdm.write(f"czsl-sac: {printable(problem)}", file=sys.stderr)
+        tqdm.write(f"czsl-sac: {visible(problem)}", file=sys.stderr)
 
 
 def _summarise(options: PredictOptions, found: int, missing: int, unreadable: int) -> None:
@@ -155,7 +162,7 @@ def _summarise(options: PredictOptions, found: int, missing: int, unreadable: in
         said.append(f"heat maps in {options.heatmaps}")
     if options.output is not None:
         said.append(f"written to {options.output}")
-    print(printable("; ".join(said)), file=sys.stderr)
+    print(visible("; ".join(said)), file=sys.stderr)
     if options.adapt:
         note = "The memory bank was updated on these images: transductive predictions."
         print(note, file=sys.stderr)
@@ -166,9 +173,12 @@ def _check_writable(name: str, path: Path | None, *, folder: bool) -> None:
     if path is None:
         return
     if not folder and path.is_dir():
-        raise ValueError(f"{name} is the folder {path} but must be a file")
+        raise ValueError(f"{name} is the folder {path} but must be a file: add a name to it.")
     for parent in (path, *path.parents) if folder else path.parents:
         if parent.exists():
             if not parent.is_dir():
-                raise ValueError(f"{name} is {path}, but {parent} is a file and no folder")
+                raise ValueError(
+                    f"{name} is {path} but {parent} must be a folder, and is a file: choose "
+                    "another path."
+                )
             return

@@ -25,9 +25,9 @@ def result_table(result: "CZSLResult", config: "TrainConfig", scored: str) -> st
     """Return a heading, the one-row table of a result in percent, and notes on it.
 
     Args:
-        result: Seen-unseen metrics; its table names the protocol.
-        config: Configuration of the run.
-        scored: What was scored: split and checkpoint.
+        result: seen-unseen metrics; its table names the protocol.
+        config: configuration of the run.
+        scored: what was scored: split and checkpoint.
     """
     lines = [f"{scored}, {result.world} world, in percent:", "", result.table(), ""]
     lines += [

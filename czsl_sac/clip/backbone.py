@@ -11,6 +11,7 @@ from czsl_sac.clip.checkpoints import plain_weights
 from czsl_sac.clip.checksum import weights_checksum
 from czsl_sac.clip.config import ARCHIVE_CONSTANTS, CLIPConfig, infer_config
 from czsl_sac.clip.text_tower import TextTower, Tokenizer
+from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.clip.vision import VisionTower
 
 __all__ = [
@@ -194,7 +195,7 @@ class CLIPBackbone(nn.Module):
         }
         if config is None:
             config = infer_config(plain_weights(state_dict))
-        with torch.device("meta"):  # the random draw would take longer than the loading
+        with unfilled():
             backbone = cls(config, tokenizer, name=name, mean=mean, std=std)
         check_weights(backbone, weights)
         backbone.load_state_dict(weights, assign=True)

@@ -98,7 +98,7 @@ class SortedPrompts:
         return int(_begins_token(self.symbols).sum())
 
     def compact(self) -> tuple[Tensor, "SortedPrompts"]:
-        """Number the symbols anew, from 0 without gaps; return the old symbols with the result."""
+        """Renumber the symbols, from 0 without gaps; return the old symbols with the result."""
         used, symbols = self.symbols.unique(return_inverse=True)
         gap = int(bool(len(used)) and int(used[0]) < 0)  # -1 stays what it is
         return used[gap:], replace(self, symbols=symbols - gap)

@@ -205,7 +205,7 @@ class SoftPrompts(nn.Module):
                 )
             first_object, count = len(self.attribute_vectors), int(sizes.sum())
             symbols = self._symbols(rows + torch.tensor([0, first_object]), count)
-            version = 0 if pairs.is_inference() else pairs._version
+            version = None if pairs.is_inference() else pairs._version
             self._latest = _Pairs(
                 pairs, version, symbols.to(self.context.device), FixedPrompts(symbols)
             )
@@ -236,19 +236,20 @@ class _Pairs:
 
     Attributes:
         pairs: as they were given.
-        version: of `pairs`, by which a later change is seen.
+        version: of `pairs`, by which a later change is seen; None in inference mode, where torch
+            counts none.
         symbols: `[K, n]`, on the device of the embeddings.
         prompts: the same with their prefix trees.
     """
 
     pairs: Tensor
-    version: int
+    version: int | None
     symbols: Tensor
     prompts: FixedPrompts
 
     def are(self, pairs: Tensor) -> bool:
         """Tell whether `pairs` is the very tensor, unchanged."""
-        if pairs is not self.pairs or pairs.is_inference():  # whose changes torch does not count
+        if pairs is not self.pairs or self.version is None:
             return False
         return pairs._version == self.version
 

@@ -93,8 +93,8 @@ class VisionTower(nn.Module):
             size = config.patch_size
             self.conv1 = nn.Conv2d(3, width, kernel_size=size, stride=size, bias=False)
         scale = width**-0.5
-        self.class_embedding = nn.Parameter(scale * torch.randn(width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn(config.num_patches + 1, width))
+        self.class_embedding = _drawn(width, std=scale)
+        self.positional_embedding = _drawn(config.num_patches + 1, width, std=scale)
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(
             width,
@@ -104,7 +104,7 @@ class VisionTower(nn.Module):
             mlp_width=config.vision_mlp_width,
         )
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
+        self.proj = _drawn(width, config.embed_dim, std=scale)
 
     @property
     def patch_features(self) -> PatchFeatures:
@@ -232,3 +232,8 @@ def _keep_patches(patches: Tensor, kept: int) -> Tensor:
         return patches
     places = torch.rand(patches.shape[:2], device=patches.device).topk(kept, dim=1).indices
     return patches.take_along_dim(places.sort(dim=1).values.unsqueeze(-1), dim=1)
+
+
+def _drawn(*shape: int, std: float) -> nn.Parameter:
+    """Return a parameter drawn from a normal distribution."""
+    return nn.Parameter(nn.init.normal_(torch.empty(shape), std=std))

@@ -1,10 +1,13 @@
 """The items of a split of image files, and the published methods' transforms."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -14,7 +17,7 @@ from czsl_sac.data.reading import Exif, UnreadableImageError, read_image
 if TYPE_CHECKING:
     from torchvision import transforms
 
-__all__ = ["ImageDataset", "image_transform"]
+__all__ = ["EvaluationTransform", "ImageDataset", "image_transform"]
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -80,13 +83,52 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The published methods' transform of an RGB image, without augmentation.
+
+    Resize the shorter side (bicubic), crop the centre, scale to [0, 1], normalise. It is
+    torchvision's, to the last bit, without torchvision, whose import takes seconds.
+
+    Args:
+        image_size: height and width of the result.
+        mean: subtracted from each colour in [0, 1].
+        std: divides each colour afterwards.
+
+    Examples:
+        >>> transform = EvaluationTransform(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        >>> transform(Image.new("RGB", (300, 260))).shape
+        torch.Size([3, 224, 224])
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the image as a tensor `[3, image_size, image_size]`.
+
+        Args:
+            image: of any size.
+        """
+        size, shorter = self.image_size, min(image.size)
+        if shorter != size:
+            width, height = (size * side // shorter for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (round((side - size) / 2) for side in image.size)
+        cropped = np.array(image.crop((left, top, left + size, top + size)))
+        pixels = torch.from_numpy(cropped).permute(2, 0, 1).contiguous().div(255)
+        mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
 def image_transform(
     image_size: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     *,
     augment: bool = False,
-) -> "transforms.Compose":
+) -> "EvaluationTransform | transforms.Compose":
     """Return the published methods' transform of an RGB image to a normalised tensor.
 
     Resize the shorter side (bicubic), crop the centre; with `augment` also mirror, tilt
@@ -97,22 +139,19 @@ def image_transform(
         mean: subtracted from each colour in [0, 1].
         std: divides each colour afterwards.
         augment: for training.
-
-    Examples:
-        >>> transform = image_transform(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        >>> transform(Image.new("RGB", (300, 260))).shape
-        torch.Size([3, 224, 224])
     """
-    from torchvision import transforms  # seconds, which reading a data set does without
+    if not augment:
+        return EvaluationTransform(image_size, mean, std)
+    from torchvision import transforms
 
-    size = [
-        transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
-        transforms.CenterCrop(image_size),
-    ]
-    random = [
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomPerspective(),
-        transforms.RandomRotation(5),
-    ]
-    last = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-    return transforms.Compose([*size, *(random if augment else []), *last])
+    return transforms.Compose(
+        [
+            transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(image_size),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomPerspective(),
+            transforms.RandomRotation(5),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )

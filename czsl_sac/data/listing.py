@@ -101,4 +101,6 @@ class Listing:
             if problem.spoils:
                 raise ValueError(problem.sentence(self.source))
         if not self.entries:
-            raise ValueError(f"{visible(self.source)} lists no image. {NO_IMAGE}")
+            raise ValueError(
+                f"{visible(self.source)} lists no image but must list some. {NO_IMAGE}"
+            )

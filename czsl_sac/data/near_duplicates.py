@@ -27,8 +27,8 @@ MAX_DISTANCE = 8
 MAX_DIFFERENCE = 12.0
 """Gray levels, of 255, by which the thumbnails of near-duplicates may differ (root mean square).
 
-Of photographs whose hashes agree it keeps all that were recompressed or scaled, 97 % of those made
-brighter by 20 %, and 81 % of those cropped by 3 % a side.
+Photographs that were recompressed, scaled, or made brighter by a fifth stay below it, and most that
+were cropped by a few percent.
 """
 
 _SIDE = 8  # of hash and thumbnail

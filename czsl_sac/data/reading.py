@@ -88,14 +88,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(path) as image:
-            megapixels = image.width * image.height / 1e6
-            if megapixels > MAX_MEGAPIXELS:
-                raise ValueError(f"{megapixels:.0f} megapixels")
+            if image.width * image.height > MAX_MEGAPIXELS * 1e6:
+                raise Image.DecompressionBombError
             if bits_of(image) == 32:
-                kind = "floating point" if image.mode == "F" else "32-bit integers"
-                raise ValueError(
-                    f"its values are {kind}, whose range is unknown: save it with 8 or 16 bits"
-                )
+                raise _UnknownRangeError
             yield image
     except Exception as error:  # a damaged file makes Pillow's decoders raise many types
         reason = _reason(error, path)
@@ -139,29 +135,35 @@ def rgb(image: Image.Image, *, exif: Exif = "follow") -> Image.Image:
     return image.convert("RGB")
 
 
+class _UnknownRangeError(Exception):
+    """Pixels whose black and white are not known."""
+
+
 def _reason(error: Exception, path: Path) -> str:
-    """What is wrong with a file, as it follows "PATH is"."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Tell what is wrong with a file, as it follows "PATH is"."""
     if isinstance(error, FileNotFoundError):
         return f"missing{_elsewhere(path)}"
     if isinstance(error, IsADirectoryError):
         return "a folder, not an image"
-    if isinstance(error, Image.DecompressionBombError) or text.endswith(" megapixels"):
+    if isinstance(error, Image.DecompressionBombError):
         return (
             f"an image of more than {MAX_MEGAPIXELS} megapixels, which is not decoded: "
             "scale it down"
         )
-    if isinstance(error, UnidentifiedImageError):
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, _UnknownRangeError):
+        text = "32-bit integers or floating point of unknown range: save it with 8 or 16 bits"
+    elif "\0" in str(path):
+        text = "its path holds a NUL character"
+    elif isinstance(error, UnidentifiedImageError):
         text = "empty" if path.stat().st_size == 0 else "of no known format"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror.lower()
-    elif "\0" in str(path):
-        text = "its path holds a NUL character"
     return f"no readable image ({text})"
 
 
 def _elsewhere(path: Path) -> str:
-    """What is known of a missing file: it may differ by spaces or by case."""
+    """Tell where a missing file is, if its name differs by spaces or by case alone."""
     spaced = path.parent.with_name(path.parent.name.replace("_", " ")) / path.name
     if spaced.parent != path.parent and spaced.is_file():
         return f", but stands in {visible(spaced.parent)}: write the folder's name with underscores"

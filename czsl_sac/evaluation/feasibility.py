@@ -71,6 +71,11 @@ def threshold_grid(scores: Tensor, space: CompositionSpace, *, count: int = 50) 
 
     Raises:
         ValueError: `scores` does not fit the space, or the space has no unseen composition.
+
+    Examples:
+        >>> space = CompositionSpace.closed_world([("x", "p"), ("y", "q")]).open_world()
+        >>> threshold_grid(torch.tensor([0.0, 0.2, 0.6, 0.0]), space, count=3)
+        tensor([0.2000, 0.4000, 0.6000])
     """
     _check_scores(scores)
     if len(scores) != len(space):
@@ -136,6 +141,10 @@ class Feasibility:
 
     Raises:
         ValueError: a tensor has the wrong shape, is not finite, or the thresholds fall.
+
+    Examples:
+        >>> Feasibility(torch.tensor([0.0, 0.2, 0.6]), torch.tensor([0.1, 0.5])).buckets
+        tensor([0, 1, 2])
     """
 
     scores: Tensor

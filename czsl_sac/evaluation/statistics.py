@@ -149,11 +149,11 @@ class _Rivals:
 
         best, at_best = rivals.max(dim=1)  # the lowest column at ties
         before = torch.where(split > 0, best, -torch.inf)
-        # Only where the group stands on both sides of the label is a second look needed.
-        both = ((split > 0) & (split < len(columns))).nonzero().flatten()
-        if len(both):
-            after = torch.arange(len(columns), device=scores.device) >= split[both, None]
-            before[both] = rivals[both].masked_fill_(after, -torch.inf).amax(1)
+        # A second look is needed only where columns stand before the label and the best one after.
+        hidden = ((split > 0) & (at_best >= split)).nonzero().flatten()
+        if len(hidden):
+            after = torch.arange(len(columns), device=scores.device) >= split[hidden, None]
+            before[hidden] = rivals[hidden].masked_fill_(after, -torch.inf).amax(1)
 
         # Chunks come in ascending order: the older column keeps a tie.
         better = best > self._best

@@ -74,7 +74,7 @@ def read_word_vectors(
 def _read(path: str | PathLike[str], wanted: set[str]) -> dict[str, Tensor]:
     vectors: dict[str, Tensor] = {}
     size = None
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             word, *numbers = line.rstrip().split(" ")
             if word not in wanted or (number == 1 and len(numbers) == 1):

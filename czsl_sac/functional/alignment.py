@@ -154,6 +154,9 @@ def blend_similarities(sparse: Tensor, class_token: Tensor, class_weight: float)
 def check_tokens_and_text(tokens: Tensor, text: Tensor) -> None:
     """Refuse anything but tokens `[B, T, D]` and text `[C, D]` or `[B, C, D]`.
 
+    Raises:
+        ValueError: a shape is another one, or the sizes do not agree.
+
     Examples:
         >>> check_tokens_and_text(torch.zeros(2, 5, 8), torch.zeros(3, 8))
     """

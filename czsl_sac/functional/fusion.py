@@ -16,6 +16,12 @@ class PathProbabilities(NamedTuple):
         composition: p(c|x), `[B, C]`.
         attribute: p(a|x), `[B, A]`.
         object: p(o|x), `[B, O]`.
+
+    Examples:
+        >>> from torch import zeros
+        >>> logits = zeros(1, 6), zeros(1, 2), zeros(1, 3)
+        >>> PathProbabilities(*(values.softmax(-1) for values in logits)).attribute
+        tensor([[0.5000, 0.5000]])
     """
 
     composition: Tensor

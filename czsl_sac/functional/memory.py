@@ -310,6 +310,9 @@ def text_entropy(text_slot: TextSlot) -> float:
 def check_start(text: Tensor, capacity: int, text_slot: str) -> None:
     """Refuse what a bank cannot start from.
 
+    Raises:
+        ValueError: text is no usable `[C, D]`, or an option is unknown or out of range.
+
     Examples:
         >>> check_start(torch.ones(5, 8), 16, "first_replaced")
     """

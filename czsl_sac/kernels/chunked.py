@@ -27,6 +27,7 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
     images, columns = max(1, min(images, B)), max(1, min(columns, C))
     buffer = tokens.new_empty(images * T * columns, dtype=compute)
     best = tokens.new_empty((images, columns), dtype=compute)
+    where = tokens.new_empty((images, columns), dtype=torch.int64)
     for b in range(0, B, images):
         rows = tokens[b : b + images].to(compute)
         n = rows.shape[0]
@@ -40,12 +41,18 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
             else:
                 torch.bmm(rows, texts[b : b + n].to(compute).mT, out=tile)
             target = values[b : b + n, c : c + m]
-            out = target if target.dtype == compute else best[:n, :m]
+            direct = target.dtype == compute
+            out = target if direct else best[:n, :m]
             if indices is None:
                 torch.amax(tile, dim=1, out=out)
             else:
-                torch.max(tile, dim=1, out=(out, indices[b : b + n, c : c + m]))
-            if out is not target:
+                found = indices[b : b + n, c : c + m]
+                # on CUDA both results must have the same strides
+                winner = found if direct else where[:n, :m]
+                torch.max(tile, dim=1, out=(out, winner))
+                if not direct:
+                    found.copy_(winner)
+            if not direct:
                 target.copy_(out)
     return values, indices
 

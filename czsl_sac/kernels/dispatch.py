@@ -8,9 +8,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-import czsl_sac.kernels.library  # noqa: F401 - registers the operators
+from czsl_sac.checks import check_choice
 from czsl_sac.functional.alignment import check_tokens_and_text, patch_max_reference
+from czsl_sac.kernels.library import TENSOR_CORE_DTYPES  # and registers the operators
 
 Impl = Literal["auto", "reference", "chunked", "triton"]
 
@@ -18,6 +20,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Up to this many similarities (B·T·C), without gradients and with them, `auto` takes the plain
 # expression: it is as fast there and needs little memory (docs/kernels.md, "The rule of auto").
+# Measured on an AMD EPYC; for float32 on a GPU it is an estimate.
 SMALL = {"cpu": (2**20, 2**14), "cuda": (2**22, 2**22)}
 
 
@@ -85,15 +88,15 @@ def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Te
 
 def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
     """Check what the user passed and return the inputs in the dtype to compute in."""
-    if impl not in get_args(Impl):
-        raise ValueError(f"impl is {impl!r}: choose one of {', '.join(map(repr, get_args(Impl)))}.")
+    check_choice("impl", impl, get_args(Impl))
     check_tokens_and_text(tokens, text)
     if tokens.device != text.device:
         raise ValueError(
-            f"tokens is on {tokens.device} but text on {text.device}: move both to one device."
+            f"tokens is on {tokens.device} and text on {text.device} but they must be on one "
+            "device: move one of them."
         )
     device = tokens.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         # float64 stays, as in the matrix product under autocast
         if tokens.dtype in DTYPES and tokens.dtype != torch.float64:
@@ -102,23 +105,68 @@ def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
             text = text.to(dtype)
     if tokens.dtype not in DTYPES:
         raise ValueError(
-            f"tokens has dtype {tokens.dtype}: pass float32, float64, bfloat16 or float16."
+            f"tokens has dtype {tokens.dtype} but must have float32, float64, bfloat16 or float16: "
+            "cast it."
         )
     if tokens.dtype != text.dtype:
         raise ValueError(
-            f"tokens has dtype {tokens.dtype} but text {text.dtype}: cast both to one dtype."
+            f"tokens has dtype {tokens.dtype} and text {text.dtype} but they must have one dtype: "
+            "cast one of them."
         )
     return tokens, text
+
+
+def largest_plain(tokens: Tensor, *, with_gradients: bool) -> int:
+    """Return up to how many similarities (B·T·C) `auto` takes the plain expression.
+
+    In half precision on a GPU for none: on an H100 the fused kernel took 0.4 to 0.7 of its time at
+    every size. Only what `torch.compile` can trace is looked at here; what depends on the hardware
+    is decided inside the registered operator.
+
+    Args:
+        tokens: `[B, T, D]`.
+        with_gradients: a gradient is wanted.
+    """
+    if tokens.is_cuda and tokens.dtype in TENSOR_CORE_DTYPES and tokens.shape[-1] % 16 == 0:
+        return 0
+    return SMALL.get(tokens.device.type, (0, 0))[with_gradients]
 
 
 def _takes_reference(tokens: Tensor, text: Tensor, impl: str) -> bool:
     """Say whether the plain expression serves this call.
 
-    Only sizes are compared here, and whether gradients are wanted, so that `torch.compile` can
-    trace it; what depends on the hardware is decided inside the registered operator.
+    Raises:
+        ValueError: `impl` has not the derivatives that are taken.
     """
-    if impl != "auto":
-        return impl == "reference"
+    if impl == "reference":
+        return True
+    if _has_other_derivatives(tokens, text):
+        if impl == "auto":
+            return True
+        raise ValueError(
+            f"impl is {impl!r} but must be 'reference' or 'auto' under torch.func's transforms and "
+            "forward-mode differentiation: the plain expression alone has these derivatives."
+        )
+    # an exported program is to serve every size, not those on one side of the threshold
+    if impl != "auto" or _exports():
+        return False
     with_gradients = torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad)
     similarities = tokens.shape[0] * tokens.shape[1] * text.shape[-2]
-    return similarities <= SMALL.get(tokens.device.type, (0, 0))[with_gradients]
+    return similarities <= largest_plain(tokens, with_gradients=with_gradients)
+
+
+def _has_other_derivatives(*inputs: Tensor) -> bool:
+    """Say whether this call is differentiated in another way than by autograd's backward pass."""
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    if any(each.key() != torch._C._functorch.TransformType.Vmap for each in transforms):
+        return True
+    return forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(x).tangent is not None for x in inputs
+    )
+
+
+def _exports() -> bool:
+    """Say whether `torch.export` traces this call; before torch 2.7 there is no telling."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()

@@ -9,6 +9,7 @@ import os
 import torch
 from torch import Tensor
 
+from czsl_sac.kernels import chunked
 from czsl_sac.kernels.plan import forward_plan, token_grad_plan
 
 # What the kernels are compiled and gated for, by compute capability (docs/kernels.md).
@@ -17,6 +18,8 @@ HOPPER, BLACKWELL = 9, 10
 WITH_DESCRIPTORS = (HOPPER, BLACKWELL)
 # Elements between rows, of which a tile has at most 256: its offsets stay below 2³¹.
 FARTHEST_ROWS = 2**22
+# Texts whose number and token fit one 32-bit key of the token gradient's ordering.
+MOST_KEYS = 2**26
 
 
 def refusal(tokens: Tensor) -> str | None:
@@ -61,9 +64,17 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
 
     descriptors = _takes_descriptors(tokens)
     tokens, text = _rows(tokens, aligned=descriptors), _rows(_shared(text), aligned=descriptors)
-    plan = forward_plan(tokens.shape[1], tokens.dtype, descriptors=descriptors)
+    T, dtype = tokens.shape[1], tokens.dtype
+    plan = forward_plan(T, dtype, descriptors=descriptors)
+    processors = _multiprocessors(tokens)
+    if len(tokens) * -(-text.shape[-2] // plan.texts) > processors and _persists(tokens):
+        plan = forward_plan(
+            T, dtype, descriptors=descriptors, waves=True, per_image=text.dim() == 3
+        )
     with torch.cuda.device_of(tokens):
-        return triton_forward.launch(tokens, text, plan, with_indices=with_indices)
+        return triton_forward.launch(
+            tokens, text, plan, with_indices=with_indices, processors=processors
+        )
 
 
 def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Tensor:
@@ -77,12 +88,15 @@ def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> 
     """
     from czsl_sac.kernels import triton_backward
 
-    descriptors = _takes_descriptors(text)
-    text = _rows(_shared(text), aligned=descriptors)
-    plan = token_grad_plan(tokens.dtype, descriptors=descriptors)
+    if text.shape[-2] > MOST_KEYS:
+        return chunked.grad_tokens(grad, indices, tokens, text)
     with torch.cuda.device_of(tokens):
         return triton_backward.launch_token_grad(
-            grad.contiguous(), indices.contiguous(), tokens, text, plan
+            grad.contiguous(),
+            indices.contiguous(),
+            tokens,
+            _rows(_shared(text), aligned=False),
+            token_grad_plan(text.shape[-2], tokens.dtype),
         )
 
 
@@ -120,6 +134,18 @@ def _rows(x: Tensor, *, aligned: bool) -> Tensor:
         loadable &= x.data_ptr() % 16 == 0
         loadable &= all(stride > 0 and stride % 16 == 0 for stride in strides)
     return x if loadable else x.clone(memory_format=torch.contiguous_format)
+
+
+def _multiprocessors(x: Tensor) -> int:
+    """Return how many multiprocessors the GPU has; two where the kernels are interpreted."""
+    if interpreted():
+        return 2
+    return torch.cuda.get_device_properties(x.device).multi_processor_count
+
+
+def _persists(x: Tensor) -> bool:
+    """Say whether persistent programs have been measured, and are faster, on this GPU."""
+    return interpreted() or torch.cuda.get_device_capability(x.device)[0] == HOPPER
 
 
 def _takes_descriptors(x: Tensor) -> bool:

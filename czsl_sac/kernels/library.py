@@ -19,17 +19,19 @@ TENSOR_CORE_DTYPES = (torch.bfloat16, torch.float16)
 _LIBRARY = torch.library.Library("czsl_sac", "DEF")
 
 
-def implementation(impl: str, tokens: Tensor) -> ModuleType:
+def implementation(impl: str, tokens: Tensor, *, gradient: bool = False) -> ModuleType:
     """Return the module that serves `impl`, with `forward`, `grad_tokens`, `grad_text`.
 
     Args:
         impl: `"auto"`, `"chunked"` or `"triton"`.
         tokens: `[B, T, D]`.
+        gradient: it is one of the two gradients. They gather rows, at any dtype; the forward pass
+            multiplies matrices, which in float32 the library does faster.
 
     Raises:
         ValueError: `"triton"` cannot serve these tokens.
     """
-    if impl == "auto" and not (tokens.is_cuda and tokens.dtype in TENSOR_CORE_DTYPES):
+    if impl == "auto" and not (tokens.is_cuda and (gradient or tokens.dtype in TENSOR_CORE_DTYPES)):
         impl = "chunked"
     if impl == "chunked":
         return chunked
@@ -38,7 +40,7 @@ def implementation(impl: str, tokens: Tensor) -> ModuleType:
         return fused
     if impl == "triton":
         raise ValueError(
-            f"impl='triton' cannot serve this call: {reason}; pass impl='auto' or 'chunked'."
+            f"impl is 'triton' but must be 'auto' or 'chunked' for this call: {reason}."
         )
     return chunked
 
@@ -58,14 +60,16 @@ def patch_max_grad_tokens(
     grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
 ) -> Tensor:
     """Gradient `[B, T, D]` of the tokens from the gradient `[B, C]` of the values."""
-    return implementation(impl, tokens).grad_tokens(grad, indices, tokens, text)
+    module = implementation(impl, tokens, gradient=True)
+    return module.grad_tokens(grad, indices, tokens, text)
 
 
 def patch_max_grad_text(
     grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor, impl: str
 ) -> Tensor:
     """Gradient of the text, in its shape, from the gradient `[B, C]` of the values."""
-    return implementation(impl, tokens).grad_text(grad, indices, tokens, text)
+    module = implementation(impl, tokens, gradient=True)
+    return module.grad_text(grad, indices, tokens, text)
 
 
 def _fake(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
@@ -109,7 +113,8 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor 
 
 def _refuse(ctx: Any, grad: Tensor) -> None:
     raise RuntimeError(
-        "the fused patch_max has no second derivatives: pass impl='reference' to take them."
+        "impl is not 'reference' but must be for second derivatives of patch_max: pass "
+        "impl='reference'."
     )
 
 

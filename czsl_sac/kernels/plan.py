@@ -23,9 +23,24 @@ COVERS = (
     (256, 16),
 )
 
-# Texts and features of a program of the text gradient, and its warps: a gather, bound by memory.
-TEXT_GRAD_BLOCK = (16, 256)
+# From this many tokens on one product of 256 columns in persistent programs is the faster.
+FEWEST_PERSISTENT = 161
+
+# Of the product for one token an image: images, texts and features of a step, stages; warps.
+LAST_TOKEN_BLOCK = (16, 32, 128, 3)
+LAST_TOKEN_WARPS = 4
+
+# Texts, features and images of a step of the text gradient's program, stages, warps: a gather,
+# bound by memory.
+TEXT_GRAD_BLOCK = (8, 256, 2, 3)
 TEXT_GRAD_WARPS = 4
+
+# Up to this many texts a program of the token gradient takes 64 tokens rather than 16.
+FEW_TEXTS = 2048
+
+# Wins that a program of the token gradient's ordering reads at a time; its warps.
+ORDER_BLOCK = 1024
+ORDER_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,10 @@ class ForwardPlan:
         warps: warps of a program.
         stages: steps whose loads are in flight.
         descriptors: load by tensor descriptors (TMA) rather than by pointers.
+        persistent: as many programs as the GPU has multiprocessors, each with many tiles.
+        last: the last token of each image has a product of its own, one for all images.
+        images: programs that run together take so many images and as many tiles of texts as
+            fit: the tokens stay in the L2 cache while the texts stream through it.
     """
 
     texts: int
@@ -51,11 +70,14 @@ class ForwardPlan:
     warps: int
     stages: int
     descriptors: bool
+    persistent: bool = False
+    last: bool = False
+    images: int = 16
 
 
 @dataclass(frozen=True)
 class TokenGradPlan:
-    """How one program of the token gradient's one-hot product walks.
+    """How one program of the token gradient walks over the texts that its tokens won.
 
     Args:
         tokens: tokens of a program.
@@ -63,7 +85,6 @@ class TokenGradPlan:
         depth: texts of a step.
         warps: warps of a program.
         stages: steps whose loads are in flight.
-        descriptors: load by tensor descriptors (TMA) rather than by pointers.
     """
 
     tokens: int
@@ -71,37 +92,48 @@ class TokenGradPlan:
     depth: int
     warps: int
     stages: int
-    descriptors: bool
 
 
 @lru_cache(maxsize=256)
-def forward_plan(T: int, dtype: torch.dtype, *, descriptors: bool) -> ForwardPlan:
+def forward_plan(
+    T: int, dtype: torch.dtype, *, descriptors: bool, waves: bool = False, per_image: bool = False
+) -> ForwardPlan:
     """Return the forward plan for `T` tokens.
 
     Args:
         T: tokens per image.
         dtype: of the inputs.
         descriptors: tiles can be loaded by TMA, so the GPU also has 227 KiB of shared memory.
+        waves: there are more tiles than multiprocessors, and the GPU is one on which persistent
+            programs have been measured.
+        per_image: the images have texts of their own.
     """
     if dtype == torch.float32:  # exact products, without tensor cores
         return _cover(ForwardPlan(64, 16, 64, 0, (), 4, 1, descriptors=False), T)
-    if descriptors:
-        return _cover(ForwardPlan(128, 64, 256, 0, (), 8, 3, descriptors=True), T)
-    return _cover(ForwardPlan(128, 32, 128, 0, (), 8, 4, descriptors=False), T)
+    if not descriptors:
+        return _cover(ForwardPlan(128, 32, 128, 0, (), 8, 4, descriptors=False), T)
+    plan = _cover(ForwardPlan(128, 64, 256, 0, (), 8, 3, descriptors=True), T)
+    # One wide product keeps persistent programs busy; with several, or a narrow one, they lose.
+    if waves and FEWEST_PERSISTENT <= T <= plan.full:
+        return replace(plan, widths=(plan.full,), persistent=True, stages=4, images=8)
+    if waves and plan.full + 1 == T and not per_image:
+        # 16 columns in every step for the class token would cost a fifth of the time.
+        return replace(plan, widths=(plan.full,), persistent=True, stages=4, images=8, last=True)
+    return plan
 
 
-def token_grad_plan(dtype: torch.dtype, *, descriptors: bool) -> TokenGradPlan:
+def token_grad_plan(C: int, dtype: torch.dtype) -> TokenGradPlan:
     """Return the plan of the token gradient.
 
     Args:
+        C: texts; few make few wins a token, and take more tokens to a program.
         dtype: of the inputs.
-        descriptors: as for `forward_plan`.
     """
-    if dtype == torch.float32:  # one stage: Triton 3.2 cannot pipeline this product
-        return TokenGradPlan(64, 64, 32, 4, 1, descriptors=False)
-    if descriptors:
-        return TokenGradPlan(64, 256, 64, 4, 3, descriptors=True)
-    return TokenGradPlan(64, 128, 64, 4, 3, descriptors=False)
+    if dtype == torch.float32:  # exact products, without tensor cores
+        return TokenGradPlan(16, 64, 32, 4, 1)
+    if C <= FEW_TEXTS:
+        return TokenGradPlan(64, 128, 64, 4, 3)
+    return TokenGradPlan(16, 128, 128, 4, 3)
 
 
 def _cover(plan: ForwardPlan, T: int) -> ForwardPlan:

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CrossAttention", "KeysValues"]
+from czsl_sac.clip.transformer import QuickGELU
+
+__all__ = ["CrossAttention", "CrossBlock", "KeysValues"]
 
 
 class KeysValues(NamedTuple):
@@ -74,3 +76,34 @@ class CrossAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}"
+
+
+class CrossBlock(nn.Module):
+    """x + attention(norm(x), norm(y)), then x + mlp(norm(x)).
+
+    Args:
+        width: size of the tokens of both.
+
+    Shape:
+        x `[..., n, W]`, y `[..., m, W]` → `[..., n, W]`; leading sizes broadcast.
+
+    Examples:
+        >>> CrossBlock(8)(torch.zeros(2, 5, 8), torch.zeros(3, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_query = nn.LayerNorm(width)
+        self.norm_context = nn.LayerNorm(width)
+        self.attention = CrossAttention(width, qkv_bias=True)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return x after it has looked at y."""
+        context = self.attention.keys_values(self.norm_context(y))
+        x = x + self.attention(self.norm_query(x), context)
+        return x + self.mlp(self.norm_mlp(x))

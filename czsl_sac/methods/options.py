@@ -65,8 +65,9 @@ class MethodOptions:
 
     alignment: Literal["patch_max", "cls"] = "cls"
     """Sparse alignment (Eq. 1, 2), or the class token alone as most methods use."""
-    reduction: Literal["max", "mean", "attention", "linear"] = "max"
-    """How patch_max turns token similarities into one (Tab. 5)."""
+    reduction: Literal["max", "mean", "attention", "linear", "linear_positions"] = "max"
+    """How patch_max turns token similarities into one (Tab. 5); "linear" weighs tokens by what they
+    hold, "linear_positions" by where they stand."""
     token_choice: Literal["all", "patches"] = "all"
     """Tokens that patch_max looks at: class token included (Eq. 2), or patches only."""
     class_weight: float = 0.0

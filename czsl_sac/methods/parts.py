@@ -21,6 +21,7 @@ def alignment_head(options: MethodOptions, backbone: CLIPBackbone) -> Aligner:
         token_choice=options.token_choice,
         class_weight=options.class_weight,
         dim=backbone.embed_dim,
+        num_tokens=backbone.config.num_patches + 1,
     )
 
 

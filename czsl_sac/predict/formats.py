@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TextIO
 
+from czsl_sac.data.words import visible
 from czsl_sac.predict.predictions import Prediction
-from czsl_sac.wording import printable
 
 Format = Literal["table", "csv", "jsonl"]
 
@@ -33,7 +33,7 @@ def write_predictions(predictions: Iterable[Prediction], format: Format, stream:
         for prediction in predictions:
             stream.write(_json_line(prediction, stream.encoding) + "\n")
     elif format == "csv":
-        shown: Callable[[object], str] = printable if stream.isatty() else str
+        shown: Callable[[object], str] = visible if stream.isatty() else str
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for prediction in predictions:
@@ -105,7 +105,7 @@ def _table(predictions: Iterable[Prediction]) -> str:
             for ranked in lists:
                 name, value = ranked[rank] if rank < len(ranked) else ("", None)
                 cells += [name, "" if value is None else f"{100 * value:.1f}"]
-            rows.append([*map(printable, cells)])
+            rows.append([*map(visible, cells)])
     headers = ["image", "composition", "%", "attribute", "%", "object", "%"]
     align = ("left", *("left", "right") * 3)
     table = tabulate(rows, headers=headers, colalign=align, disable_numparse=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from czsl_sac.data.words import visible
 from czsl_sac.files import write_atomically
 from czsl_sac.methods.base import CZSLMethod, Predictor
-from czsl_sac.pictures import visible
+from czsl_sac.pictures import colours
 from czsl_sac.predict.looks import Looks, look_at
-from czsl_sac.wording import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ class HeatmapWriter:
             else torch.full((len(paths),), column, dtype=torch.int64)
         )
         looks = look_at(self.method, self.predictor, images, columns)
-        shown = visible(images, mean=backbone.mean, std=backbone.std)
+        shown = colours(images, mean=backbone.mean, std=backbone.std)
         written = []
         for row, (path, index) in enumerate(zip(paths, columns.tolist(), strict=True)):
             title = f"{' '.join(space.pairs[index])}: {100 * probabilities[row, index]:.1f} %"
@@ -109,7 +109,7 @@ def draw_looks(image: Tensor, looks: Looks, row: int, title: str) -> "Figure":
 
     panels = list(panels_of(looks, row))
     figure = Figure(figsize=(2.3 * (1 + len(panels)), 3.4), dpi=110, layout="compressed")
-    figure.suptitle(printable(title), fontsize=11, parse_math=False)
+    figure.suptitle(visible(title), fontsize=11, parse_math=False)
     grid = figure.add_gridspec(2, 1 + len(panels), height_ratios=[1, 0.05])
     first, *others = (figure.add_subplot(grid[0, column]) for column in range(1 + len(panels)))
     for axis in (first, *others):

@@ -1,7 +1,9 @@
 """Image files as a user names them: found, read, and the bad ones told apart from the good."""
 
 import glob
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from czsl_sac.data.reading import UnreadableImageError, read_image
+from czsl_sac.data.sources.paths import files_below
+from czsl_sac.data.words import visible
+
+MAX_RATIO = 100
+"""An image's longer side over its shorter one; above it, resizing would fill the memory."""
 
 
 class ImageBatch(NamedTuple):
@@ -81,12 +88,29 @@ class ImageFiles(Dataset[tuple[Path, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[Path, Tensor | str]:
         path = self.paths[index]
         try:
-            return path, self.transform(read_image(path))
+            with _named_warnings(path):
+                image = read_image(path)
+                narrow, wide = sorted(image.size)
+                if wide > MAX_RATIO * narrow:
+                    return path, f"{path} has sides of {image.width} × {image.height}: crop it"
+                return path, self.transform(image)
         except UnreadableImageError as error:
             return path, str(error)
         except (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             return path, f"{path} cannot be brought to the backbone's size ({reason})"
+
+
+@contextmanager
+def _named_warnings(path: Path) -> Iterator[None]:
+    """Let what warns of an image, such as Pillow of its EXIF, say which one."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            found = {" ".join(str(warning.message).split()) for warning in caught}
+    for message in sorted(found):
+        warnings.warn(f"{visible(path)}: {message}", stacklevel=2)
 
 
 def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
@@ -104,13 +128,7 @@ def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
 def _files_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path] if path.is_file() else []
-    below = (p for p in sorted(path.rglob("*")) if p.is_file())
-    return [p for p in below if not any(_is_no_data(x) for x in p.relative_to(path).parts)]
-
-
-def _is_no_data(name: str) -> bool:
-    """Whether a file or folder is one that systems leave behind."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return list(files_below(path))
 
 
 def _what_is_wrong(path: Path) -> str:
@@ -118,5 +136,7 @@ def _what_is_wrong(path: Path) -> str:
         return "holds no file"
     if path.exists():
         return "is no regular file"
+    if "\\" in str(path) and Path(str(path).replace("\\", "/")).exists():
+        return "is missing: folders are parted by / here"
     missing = next((p for p in reversed(path.parents) if not p.exists()), None)
     return "is missing" if missing is None else f"is missing: there is no folder {missing}"

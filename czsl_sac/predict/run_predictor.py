@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from czsl_sac.data.words import counted
 from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
@@ -12,8 +13,8 @@ from czsl_sac.predict.predictions import (
     predict_files,
     top_predictions,
 )
+from czsl_sac.space import CompositionSpace
 from czsl_sac.training.trained import TrainedRun
-from czsl_sac.wording import counted
 
 
 class RunPredictor:
@@ -46,15 +47,11 @@ class RunPredictor:
         heatmaps: Path | None = None,
         heatmaps_for: str | None = None,
     ) -> None:
-        if heatmaps is not None:
-            require_matplotlib("heat maps")
         self.method, self.config, self.session = run.method, run.config, run.session
-        self.space = candidate_space(self.method.space, candidates)
+        self.space, self._explained = check_request(
+            self.method.space, candidates=candidates, heatmaps=heatmaps, heatmaps_for=heatmaps_for
+        )
         self.unreadable: list[str] = []
-        self._explained: int | None = None
-        if heatmaps_for is not None:
-            pair = parse_pair(heatmaps_for, self.space, "heatmaps_for")
-            self._explained = self.space.index(*pair)
         with self.session.autocast():
             self.predictor = self.method.predictor(self.space)
         self._writer = (
@@ -120,3 +117,26 @@ class RunPredictor:
         """
         for batch in self.batches(paths, batch_size=batch_size):
             yield from top_predictions(batch, self.space, top_k)
+
+
+def check_request(
+    space: CompositionSpace, *, candidates: str, heatmaps: Path | None, heatmaps_for: str | None
+) -> tuple[CompositionSpace, int | None]:
+    """Return the candidates, and the column of the composition that heat maps explain.
+
+    Args:
+        space: of the run.
+        candidates: see `RunPredictor`.
+        heatmaps: likewise.
+        heatmaps_for: likewise.
+
+    Raises:
+        ValueError: a composition is unknown.
+        ImportError: pictures are asked for and matplotlib is not installed.
+    """
+    if heatmaps is not None:
+        require_matplotlib("heat maps")
+    chosen = candidate_space(space, candidates)
+    if heatmaps_for is None:
+        return chosen, None
+    return chosen, chosen.index(*parse_pair(heatmaps_for, chosen, "heatmaps_for"))

@@ -205,7 +205,7 @@ def compare_runs(
 
 
 def _rows(runs: Sequence[ScoredRun]) -> tuple[list[Row], dict[str, list[Any]]]:
-    """The runs by configuration, and the options in which these differ."""
+    """Return the runs by configuration, and the options in which these differ."""
     groups: list[list[ScoredRun]] = []
     for run in runs:
         own = next((group for group in groups if not _differing(group[0], run)), None)
@@ -262,7 +262,7 @@ def _check_seeds(runs: Sequence[ScoredRun]) -> None:
 
 
 def _distinction(options: dict[str, list[Any]], row: int, alike: Sequence[int]) -> str:
-    """What tells a row from others of its method: the options in which they differ."""
+    """Return what tells a row from others of its method: the options in which they differ."""
     said = [
         f"{name.rpartition('.')[2]} {values[row]}"
         for name, values in options.items()

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from tabulate import tabulate
 
+from czsl_sac.data.words import visible
 from czsl_sac.evaluation.curve import Protocol
 from czsl_sac.report.comparison import Comparison, Interval, Row
 from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
-from czsl_sac.wording import printable
 
 
 def render(comparison: Comparison, protocol: Protocol) -> str:
@@ -61,7 +61,7 @@ def figures_table(comparison: Comparison, protocol: Protocol) -> str:
         comparison: of the runs.
         protocol: of the figures.
     """
-    rows = [[*map(printable, row)] for row in figures(comparison, protocol)]
+    rows = [[*map(visible, row)] for row in figures(comparison, protocol)]
     headers = ["method", "seeds", *METRICS]
     align = ["left", "left", *["right"] * len(METRICS)]
     return tabulate(rows, headers=headers, colalign=align, disable_numparse=True)
@@ -84,7 +84,7 @@ def _ahead(rows: Sequence[Row], protocol: Protocol) -> list[list[str]]:
 
 
 def _notes(rows: Sequence[Row], protocol: Protocol) -> list[str]:
-    """What the figures hide: once where it holds for all rows, else after the row's label."""
+    """Return what the figures hide: once if it holds for all rows, else after the row's label."""
     notes = [row.results(protocol)[0].notes() for row in rows]
     shared = [sentence for sentence in notes[0] if all(sentence in of_row for of_row in notes)]
     own = [

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from czsl_sac.clip import CLIPBackbone
 from czsl_sac.data import CZSLData, SplitName
-from czsl_sac.pictures import visible
+from czsl_sac.pictures import colours
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def example_groups(
 
     def example(index: int) -> Example:
         pixels = images[index][0][None]
-        picture = visible(pixels, mean=backbone.mean, std=backbone.std)[0]
+        picture = colours(pixels, mean=backbone.mean, std=backbone.std)[0]
         return Example(picture, int(targets[index]), tuple(int(p[index]) for p in predicted))
 
     return [

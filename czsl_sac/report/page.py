@@ -12,10 +12,10 @@ from markupsafe import Markup
 from torch import Tensor
 
 from czsl_sac._version import __version__
+from czsl_sac.data.words import counted, visible
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.report.plots import curve_series, line_plot
 from czsl_sac.space import CompositionSpace, Pair
-from czsl_sac.wording import counted, printable
 
 METRICS = {
     "S": "seen",
@@ -133,12 +133,12 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(
-        counted=counted, data_uri=data_uri, named=_named, percent=percent, printable=printable
+        counted=counted, data_uri=data_uri, named=_named, percent=percent, visible=visible
     )
     return templates
 
 
 def _named(space: CompositionSpace, composition: int | Pair) -> str:
-    """A composition in words, with a star if it is unseen."""
+    """Return a composition in words, with a star if it is unseen."""
     column = composition if isinstance(composition, int) else space.index(*composition)
     return " ".join(space.pairs[column]) + ("" if space.seen_mask[column] else " *")

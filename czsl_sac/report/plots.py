@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from czsl_sac.wording import printable
+from czsl_sac.data.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def line_plot(
         (drawn,) = axes.plot(line.x, line.y, color=colour, marker="o" if whole_steps else None)
         drawn.set(linewidth=1.6, markersize=3, linestyle="--" if dashed else "-")
         # Two dollars would be read as a formula, and a leading underscore as no label.
-        drawn.set_label(" " + printable(line.label).replace("$", r"\$") if first else "_")
+        drawn.set_label(" " + visible(line.label).replace("$", r"\$") if first else "_")
         if line.mark is not None:
             axes.plot(*line.mark, "o", color=colour, markersize=6)
     for position in bounds:
@@ -127,6 +127,6 @@ def _to_svg(figure: "Figure", name: str) -> Markup:
 
 
 def _without_font(match: "re.Match[str]") -> str:
-    """The size of a text, in the page's font."""
+    """Return the size of a text, in the page's font."""
     size = re.search(r"[\d.]+px", match[0])
     return f"font-size: {size[0] if size else '10px'}"

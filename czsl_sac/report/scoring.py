@@ -72,7 +72,8 @@ def score_zero_shot(scored: ScoredRun, split: Split) -> Scored | None:
     run, plain = scored.run, ZeroShotOptions()
     if run.config.method == plain:
         return None
-    backbone = build_backbone(replace(run.config.backbone, train_backbone="none"))
+    plain_config = replace(run.config.backbone, train_backbone="none")
+    backbone = build_backbone(plain_config, precision=run.session.precision)
     config = replace(run.config, method=plain)
     method = build_method(config, backbone, run.data.space).to(run.session.device)
     return _score(method, run.data, split, plain, run.session)[0]

@@ -20,11 +20,12 @@ from czsl_sac.training.config import BackboneConfig, DataConfig, TrainConfig
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_backbone(config: BackboneConfig) -> CLIPBackbone:
+def build_backbone(config: BackboneConfig, *, precision: str = "no") -> CLIPBackbone:
     """Return CLIP with the part that learns adapted and marked.
 
     Args:
         config: which CLIP, and what of it learns.
+        precision: of products, which frozen matrices follow with `frozen_precision="auto"`.
 
     Returns:
         The backbone; `requires_grad` is set on the parameters of LoRA or of the adapters alone,
@@ -45,8 +46,9 @@ def build_backbone(config: BackboneConfig) -> CLIPBackbone:
     backbone.requires_grad_(False)
     if config.train_backbone == "full":
         backbone.visual.requires_grad_(True)
-    if config.frozen_precision != "float32":
-        store_frozen(backbone, _HALF[config.frozen_precision])
+    kept = precision if config.frozen_precision == "auto" else config.frozen_precision
+    if kept in _HALF:
+        store_frozen(backbone, _HALF[kept])
     backbone.visual.transformer.gradient_checkpointing = config.checkpoint_vision
     if config.train_backbone == "lora":
         apply_lora(

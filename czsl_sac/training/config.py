@@ -107,9 +107,9 @@ class BackboneConfig:
     """Prompts that the text tower encodes at once; None chooses by the device."""
     checkpoint_vision: bool = False
     """Recompute the vision tower's blocks in the backward pass: less memory, more time."""
-    frozen_precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """How the frozen matrices of both towers are kept; products stay in float32, or --precision.
-    fp16 is how OpenAI published their weights, so that it changes nothing for these."""
+    frozen_precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """How the frozen matrices of both towers are kept; products stay in --precision, which auto
+    follows. fp16 is how OpenAI published their weights, so that it changes nothing for these."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -145,8 +145,9 @@ class OptimConfig:
     """Factor of each cut of the learning rate (StepLR)."""
     eval_batch_size: int = 64
     """Images per batch in evaluation."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of training and evaluation; no means float32."""
+    precision: Literal["auto", "no", "tf32", "bf16", "fp16"] = "auto"
+    """Precision of training and evaluation: no is float32, tf32 lets a GPU round the factors of its
+    products, bf16 and fp16 are mixed; auto is bf16 on a GPU that has it, else float32."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -54,8 +54,8 @@ class FeatureCache:
     ) -> None:
         if any(parameter.requires_grad for parameter in backbone.visual.parameters()):
             raise ValueError(
-                "backbone has a vision tower that is trained, whose features change: call "
-                "requires_grad_(False), or do without a feature cache"
+                "backbone has a vision tower that is trained but must be frozen, or its features "
+                "change: call requires_grad_(False), or do without a feature cache."
             )
         self._data, self._folder = data, folder
         self._backbone, self._session = backbone, session
@@ -74,11 +74,11 @@ class FeatureCache:
         return self._data.space
 
     def candidates(self, name: SplitName) -> Tensor:
-        """Compositions that a prediction on a split may name, [C] bool."""
+        """Compositions that a prediction on a split may name, `[C]` bool."""
         return self._data.candidates(name)
 
     def split(self, name: SplitName, *, augment: bool = False) -> "CachedFeatures":
-        """Returns the items of a split, encoded now where they are not on disk yet.
+        """Return the items of a split, encoded now where they are not on disk yet.
 
         Args:
             name: which split.
@@ -88,7 +88,10 @@ class FeatureCache:
             ValueError: if `augment` is asked for: a distorted image has other features.
         """
         if augment:
-            raise ValueError("augment draws new images in every epoch, which no cache can hold")
+            raise ValueError(
+                "augment is True but a cache must hold the same images in every epoch: leave it "
+                "False."
+            )
         items = self._data.split(name)
         about = {
             "data": self.name,
@@ -113,7 +116,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _encode(self, items: Dataset, folder: Path, per_shard: int) -> None:
-        """Writes the files that are missing; each process every n-th of them."""
+        """Write the files that are missing; each process every n-th of them."""
         count = len(items)  # type: ignore[arg-type]
         shards = range(
             self._session.accelerator.process_index,
@@ -140,7 +143,7 @@ class FeatureCache:
 
 
 class CachedFeatures(Dataset[tuple[Tensor, int]]):
-    """Items from files: (tokens [T, D], or [1, D] of the class token alone; target).
+    """Items from files: (tokens `[T, D]`, or `[1, D]` of the class token alone; target).
 
     A file is mapped when it is first needed, and an item reads its own bytes alone.
 

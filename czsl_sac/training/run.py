@@ -92,7 +92,7 @@ def train(
             if session.is_main:
                 _check_new(folder)
         torch.manual_seed(config.seed)
-        backbone = build_backbone(config.backbone)
+        backbone = build_backbone(config.backbone, precision=session.precision)
         backbone.remember_base()  # once a run: hashing a large CLIP takes seconds
         if record is None:
             data = build_data(config.data, backbone)

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -24,12 +24,14 @@ class Session:
     """What training and evaluation run on, so that nothing else has to know of it.
 
     Args:
-        precision: `"no"` (float32), `"bf16"` or `"fp16"`.
+        precision: `"no"` (float32), `"tf32"`, `"bf16"`, `"fp16"`, or `"auto"`: bf16 on a GPU that
+            has it, else float32.
         batch_size: images of a batch where nothing is trained, those of all processes together.
         num_workers: processes that read images; 0 reads them in the main process.
 
     Attributes:
         accelerator: of the library accelerate.
+        precision: the one in use, never `"auto"`.
 
     Examples:
         >>> session = Session(batch_size=2)
@@ -40,10 +42,18 @@ class Session:
     def __init__(
         self, *, precision: str = "no", batch_size: int = 64, num_workers: int = 0
     ) -> None:
+        if precision == "auto":
+            on_gpu = PartialState().device.type == "cuda"
+            precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "no"
+        self.precision = precision
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         # A stage need not use every trainable parameter: the condenser is idle in Alg. 1's first
         # loop.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+        self.accelerator = Accelerator(
+            mixed_precision=precision if precision in ("bf16", "fp16") else "no",
+            kwargs_handlers=[unused],
+        )
         self.batch_size, self.num_workers = batch_size, num_workers
 
     @classmethod
@@ -65,11 +75,6 @@ class Session:
     def is_main(self) -> bool:
         """Whether this process is the one that writes and prints."""
         return bool(self.accelerator.is_main_process)
-
-    @property
-    def precision(self) -> str:
-        """Mixed precision in use: `"no"`, `"bf16"` or `"fp16"`."""
-        return str(self.accelerator.mixed_precision)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which models run in this session's precision."""

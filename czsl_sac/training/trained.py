@@ -84,7 +84,7 @@ class TrainedRun:
         config = changed(record.config, data_root=data_root, **changes)
         weights = folder.weights(checkpoint)
         session = Session.of(config)
-        backbone = build_backbone(config.backbone)
+        backbone = build_backbone(config.backbone, precision=session.precision)
         check_backbone(folder, record, backbone)
         method = build_method(config, backbone, record.space).to(session.device)
         with naming(weights.file):

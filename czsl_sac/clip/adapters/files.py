@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from loralib import lora_state_dict
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from czsl_sac.clip.adapters.low_rank import LoRA
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.checksum import is_adapter
 from czsl_sac.clip.transformer import ResidualAttentionBlock
+from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.files import load_tensors, read_metadata, save_tensors
 
 __all__ = ["load_adapter", "save_adapter"]
@@ -172,8 +172,8 @@ def _expected(backbone: CLIPBackbone, settings: _Settings) -> Mapping[str, Tenso
         *settings["adaptformer"],
     } - dict(backbone.named_modules()).keys()
     if missing:
-        raise ValueError(f"it adapts {min(missing)}, which the backbone does not have")
-    with torch.device("meta"):
+        raise ValueError(f"it adapts {min(missing)} but the backbone has no such part")
+    with unfilled():
         twin = CLIPBackbone(backbone.config, backbone.tokenizer)
         _attach(twin, settings)
     return _tensors(twin)
@@ -186,5 +186,5 @@ def _attach(backbone: nn.Module, settings: _Settings) -> None:
     for name, options in settings["adaptformer"].items():
         block = backbone.get_submodule(name)
         if not isinstance(block, ResidualAttentionBlock):
-            raise ValueError(f"it adapts {name}, which is no block")
+            raise ValueError(f"it adapts {name} but that is no block")
         attach_adaptformer(block, **options)

@@ -8,14 +8,14 @@ run in minutes on a CPU, and behaves in code like any other CLIP.
 import os
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from zlib import crc32
-
-import torch
 
 from czsl_sac.clip.backbone import CLIPBackbone, check_weights
 from czsl_sac.clip.config import CLIPConfig
 from czsl_sac.clip.tokenizer import PaddedTokenizer
+from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.files import load_tensors
 
 __all__ = ["TINY_WEIGHTS", "WordTokenizer", "tiny_clip"]
@@ -110,7 +110,7 @@ def tiny_clip(weights: str | os.PathLike[str] | None = TINY_WEIGHTS) -> CLIPBack
         activation="gelu",
         stem="conv",
     )
-    with torch.device("cpu" if weights is None else "meta"):  # no random draw to overwrite
+    with nullcontext() if weights is None else unfilled():
         backbone = CLIPBackbone(
             config, tokenizer, name="tiny", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
         )

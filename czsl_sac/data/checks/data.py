@@ -68,6 +68,7 @@ def check_data(
         ImportError: a Parquet table, and no pyarrow is installed.
     """
     problems: list[Problem] = []
+    errors: list[Exception] = []
     if is_standard_layout(source):
         listing, errors = read_standard_layout(source)
         unreadable = [str(error) for error in errors]
@@ -84,7 +85,8 @@ def check_data(
     problems += check_names(listing)
     problems += check_files(listing, facts)
     if not listing.entries:
-        problems += [Problem("data sets without an image", [str(source)], NO_IMAGE)]
+        told = errors or any(problem.spoils for problem in listing.problems)
+        problems += [Problem("no image found", [] if told else [str(source)], NO_IMAGE)]
     elif pairs:
         problems += check_coverage(listing)
         problems += check_overlap(listing.entries, facts, max_distance)

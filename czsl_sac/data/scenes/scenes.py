@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from czsl_sac.checks import check_choice, check_range
-from czsl_sac.data.protocol import SplitName
+from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.scenes.compositions import OBJECTS, Pair, distractor_table, split_pairs
 from czsl_sac.data.scenes.drawing import (
     MAX_DISTRACTORS,
@@ -38,7 +38,7 @@ SCENES_STD = (0.25, 0.25, 0.25)
 Context = Literal["labels", "foreign"]
 """Where the small objects' shapes come from, as `Scenes` takes it."""
 
-_STREAMS = {name: number for number, name in enumerate(get_args(SplitName))}
+_STREAMS = {name: number for number, name in enumerate(SPLITS)}
 
 
 class Scenes:
@@ -211,5 +211,5 @@ class Scenes:
         )
 
     def _pairs_of(self, name: str) -> tuple[Pair, ...]:
-        check_choice("name", name, get_args(SplitName))
+        check_choice("name", name, SPLITS)
         return self.pairs[name]

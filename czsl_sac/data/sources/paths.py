@@ -1,5 +1,6 @@
 """Paths of images as data sets write them, and the files that are evidently meant."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from posixpath import normpath
@@ -12,7 +13,8 @@ _SYSTEM_FILES = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin
 def locate(folder: Path, path: str) -> str:
     r"""Return the path below a folder of the file that a written path evidently means.
 
-    Slashes may be backslashes, the path may start with `/` or `images/`, or have spaces around it.
+    Slashes may be backslashes, the path may be absolute, start with `/` or `images/`, or have
+    spaces around it.
     A path that is written plainly is returned without a look at the disk.
 
     Args:
@@ -31,28 +33,28 @@ def locate(folder: Path, path: str) -> str:
         ('ripe_apple/1.jpg', 'ripe_apple/1.jpg')
     """
     plain = path == normpath(path) == path.strip()
-    if plain and "\\" not in path and not path.startswith(("/", "images/")):
+    if plain and "\\" not in path and not path.startswith(("/", "../", "images/")):
         return path
     tidy = normpath(path.strip().replace("\\", "/"))
     inner = tidy.lstrip("/")
     for candidate in (normpath(path), tidy, inner, inner.removeprefix("images/")):
         if (folder / candidate).is_file():
-            return candidate
+            below = Path(os.path.relpath(folder / candidate, folder)).as_posix()
+            return candidate if outside([below]) else below
     return tidy
 
 
 def outside(paths: Iterable[str]) -> list[str]:
-    """Return those paths, as `locate` returns them, that lead out of their folder, each once.
+    """Return those paths that lead out of the folder they are relative to, each once.
 
     Args:
-        paths: relative, or absolute.
+        paths: with slashes; relative, or absolute.
 
     Examples:
-        >>> outside(["../other/1.jpg", "..jpg", "/photos/1.jpg", "../other/1.jpg"])
-        ['../other/1.jpg', '/photos/1.jpg']
+        >>> outside(["../other/1.jpg", "..jpg", "/photos/1.jpg", "a/../../1.jpg"])
+        ['../other/1.jpg', '/photos/1.jpg', 'a/../../1.jpg']
     """
-    found = dict.fromkeys(path for path in paths if path[0] == "/" or path.split("/")[0] == "..")
-    return list(found)
+    return [path for path in dict.fromkeys(paths) if normpath(path).split("/")[0] in ("", "..")]
 
 
 def is_system_file(path: PurePath) -> bool:

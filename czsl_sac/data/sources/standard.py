@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from czsl_sac.checks import suggestion
 from czsl_sac.data.listing import Entry, Listing, Problem
 from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.sources.paths import locate, outside
-from czsl_sac.data.sources.text import read_text
+from czsl_sac.data.sources.text import read_text, unknown_split
 from czsl_sac.data.words import visible
 
 if TYPE_CHECKING:
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METADATA",
-    "SPLIT",
+    "PAIR_LISTS",
     "is_standard_layout",
-    "read_metadata",
     "read_pairs",
+    "read_records",
     "read_standard_layout",
 ]
 
-SPLIT = "compositional-split-natural"
-METADATA = f"metadata_{SPLIT}.t7"
+PAIR_LISTS = "compositional-split-natural"
+METADATA = f"metadata_{PAIR_LISTS}.t7"
 
 _KEYS = ("image", "attr", "obj", "set")
 _UNLABELLED = "NA"
@@ -44,7 +43,7 @@ def is_standard_layout(root: Path) -> bool:
     Args:
         root: the folder, or anything else.
     """
-    return (root / SPLIT).is_dir()
+    return (root / PAIR_LISTS).is_dir()
 
 
 def read_standard_layout(root: Path) -> tuple[Listing, list[Exception]]:
@@ -68,15 +67,17 @@ def read_standard_layout(root: Path) -> tuple[Listing, list[Exception]]:
             errors.append(error)
             return []
 
-    lists = {split: attempt(read_pairs, root / SPLIT / f"{split}_pairs.txt") for split in SPLITS}
+    lists = {
+        split: attempt(read_pairs, root / PAIR_LISTS / f"{split}_pairs.txt") for split in SPLITS
+    }
     known = {pair for listed in lists.values() for pair in listed}
     entries, listless, unlabelled, unknown = [], [], [], []
-    for record in attempt(read_metadata, root / METADATA):
+    for record in attempt(read_records, root / METADATA):
         image, split, pair = record["image"], record["set"], (record["attr"], record["obj"])
         if _UNLABELLED in (*pair, split):
             unlabelled.append(image)
         elif split not in SPLITS:
-            unknown.append(f"{image} ({split!r}{_meant(split)})")
+            unknown.append(f"{image} ({unknown_split(split)})")
         elif pair not in known:
             listless.append(f"{image} ({' '.join(pair)})")
         else:
@@ -122,7 +123,7 @@ def read_pairs(path: Path) -> "list[Pair]":
     if not path.is_file():
         raise FileNotFoundError(
             f"no pair list at {visible(path)}: data_root must be the folder that holds images/ and "
-            f"{SPLIT}/"
+            f"{PAIR_LISTS}/"
         )
     pairs = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -142,7 +143,7 @@ def read_pairs(path: Path) -> "list[Pair]":
     return pairs
 
 
-def read_metadata(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the records of the metadata; runs no code from the file.
 
     Args:
@@ -170,8 +171,9 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
                 "file: if you trust it, load it with weights_only=False once, and save it again as "
                 "a list of dictionaries of strings."
             ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{visible(path)} cannot be read ({reason}): fetch it again.") from error
+        raise ValueError(
+            f"{visible(path)} is damaged, or no file of torch.save: fetch it again."
+        ) from error
     if not isinstance(records, list):
         raise ValueError(
             f"{visible(path)} holds {_told(records)} but must hold a list of records: "
@@ -188,7 +190,7 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
 
 
 def _fault(record: object) -> str:
-    """What is wrong with a record of the metadata, or nothing."""
+    """Tell what is wrong with a record of the metadata, if anything."""
     if not isinstance(record, dict):
         return f"is {_told(record)} but must be a dictionary"
     for key in _KEYS:
@@ -196,13 +198,10 @@ def _fault(record: object) -> str:
             return f"has no {key}"
         if not isinstance(record[key], str):
             return f"has {_told(record[key])} as {key}, which must be text"
+        if not record[key].strip():
+            return f"has an empty {key}"
     return ""
 
 
 def _told(value: object) -> str:
     return f"{str(value)[:40]!r} ({type(value).__name__})"
-
-
-def _meant(split: str) -> str:
-    near = suggestion(split.strip().lower(), SPLITS)
-    return f": {near}" if near else ""

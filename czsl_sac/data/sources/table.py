@@ -8,7 +8,7 @@ import pandas as pd
 from czsl_sac.data.listing import Entry, Listing, Problem
 from czsl_sac.data.protocol import SPLITS
 from czsl_sac.data.sources.paths import locate, outside
-from czsl_sac.data.sources.text import read_text
+from czsl_sac.data.sources.text import read_text, unknown_split
 from czsl_sac.data.words import visible
 
 __all__ = ["read_table"]
@@ -61,7 +61,10 @@ def read_table(path: Path) -> Listing:
         ),
         Problem(
             "rows with a split that is not train, val or test",
-            [f"{r} ({s!r})" for r, s in zip(rows[unsplit], splits[unsplit], strict=True)],
+            [
+                f"{row} ({unknown_split(split)})"
+                for row, split in zip(rows[unsplit], splits[unsplit], strict=True)
+            ],
             "Correct them, or drop the column and let czsl-sac split make a new one.",
         ),
         Problem(

@@ -1,11 +1,13 @@
-"""Text files as people's programs write them."""
+"""Text as people and their programs write it: encodings, and words for a split."""
 
 import codecs
 from pathlib import Path
 
+from czsl_sac.checks import suggestion
+from czsl_sac.data.protocol import SPLITS
 from czsl_sac.data.words import visible
 
-__all__ = ["read_text"]
+__all__ = ["read_text", "unknown_split"]
 
 
 def read_text(path: Path) -> str:
@@ -34,3 +36,17 @@ def read_text(path: Path) -> str:
             f"{visible(path)} is no text in UTF-8 ({error.reason} at byte {error.start}): "
             "save it in UTF-8."
         ) from None
+
+
+def unknown_split(name: str) -> str:
+    """Return what to say of a split that is none of train, val and test.
+
+    Args:
+        name: as it is written.
+
+    Examples:
+        >>> print(unknown_split("valid"))
+        'valid': did you mean val?
+    """
+    near = suggestion(name.strip().lower(), SPLITS)
+    return f"{name!r}: {near}" if near else repr(name)

@@ -18,6 +18,7 @@ from czsl_sac.data.reading import OnBadImage
 from czsl_sac.data.scan import ImageFacts, hashes_of, scan_images
 from czsl_sac.data.splitting.natural import SplitShares, choose_unseen, natural_split
 from czsl_sac.data.words import counted, some, visible
+from czsl_sac.files import write_atomically
 
 __all__ = ["MadeSplit", "check_splittable", "split_listing", "write_split"]
 
@@ -186,8 +187,6 @@ def write_split(made: MadeSplit, path: Path) -> None:
         OSError: the table cannot be written.
     """
     import pandas as pd
-
-    from czsl_sac.files import write_atomically  # loads torch
 
     rows = [_row(entry, made.listing.folder, path.parent) for entry in made.listing.entries]
     table = pd.DataFrame(rows, columns=["image", "attribute", "object", "split"])

@@ -9,10 +9,10 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from czsl_sac.clip.transformer import QuickGELU, ResidualAttentionBlock
-from czsl_sac.methods.cross_attention import CrossAttention
+from czsl_sac.clip.transformer import ResidualAttentionBlock
+from czsl_sac.methods.cross_attention import CrossBlock
 
-__all__ = ["CrossBlock", "Fusion", "TextImageFusion"]
+__all__ = ["Fusion", "TextImageFusion"]
 
 Fusion = Literal["txt2img", "img2txt"]
 
@@ -119,37 +119,6 @@ class TextImageFusion(nn.Module):
     def compose(self, attributes: Tensor, objects: Tensor) -> Tensor:
         """Return states `[..., W]` of compositions from those of their primitives: `"img2txt"`."""
         return self.composition(attributes * objects)
-
-
-class CrossBlock(nn.Module):
-    """x + attention(norm(x), norm(y)), then x + mlp(norm(x)).
-
-    Args:
-        width: size of the tokens of both.
-
-    Shape:
-        x `[..., n, W]`, y `[..., m, W]` → `[..., n, W]`; leading sizes broadcast.
-
-    Examples:
-        >>> CrossBlock(8)(torch.zeros(2, 5, 8), torch.zeros(3, 8)).shape
-        torch.Size([2, 5, 8])
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm_query = nn.LayerNorm(width)
-        self.norm_context = nn.LayerNorm(width)
-        self.attention = CrossAttention(width, qkv_bias=True)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return x after it has looked at y."""
-        context = self.attention.keys_values(self.norm_context(y))
-        x = x + self.attention(self.norm_query(x), context)
-        return x + self.mlp(self.norm_mlp(x))
 
 
 def _blocks(width: int, num_layers: int, dropout: float) -> nn.Sequential:

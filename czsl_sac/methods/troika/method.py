@@ -1,23 +1,20 @@
 """Troika: three prompts, three views of an image, and texts pulled towards it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from czsl_sac.blocks.alignment import Aligner, Alignment, ClassTokenAligner, build_aligner
 from czsl_sac.checks import check_choice
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
-from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
-from czsl_sac.functional.losses import alignment_loss, composition_probabilities
-from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
+from czsl_sac.methods.disentangler import Disentangler
 from czsl_sac.methods.parts import alignment_head, soft_prompts
-from czsl_sac.methods.predictor import ChunkedPredictor, token_features
+from czsl_sac.methods.three_branches import Branch, ThreeBranches
 from czsl_sac.methods.troika.options import TroikaOptions
 from czsl_sac.methods.troika.traction import CrossModalTraction
 from czsl_sac.space import CompositionSpace
@@ -26,7 +23,7 @@ Disentangle = Literal["per_patch", "none"]
 TextSide = Literal["tracted", "plain"]
 
 
-class Troika(CZSLMethod):
+class Troika(ThreeBranches):
     """Compositions, attributes and objects each with a prompt and a view of the image.
 
     Huang et al., "Troika: Multi-Path Cross-Modal Traction for Compositional Zero-Shot Learning"
@@ -141,43 +138,18 @@ class Troika(CZSLMethod):
         self.chunk_size = chunk_size
         self.register_buffer("epochs_started", torch.zeros((), dtype=torch.int64))
 
-    def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return unit t of `pairs` `[C, 2]` and of all attributes and objects, before traction."""
-        composition, attribute, object_ = self.prompts(pairs)
-        return (
-            F.normalize(composition, dim=-1),
-            F.normalize(attribute, dim=-1),
-            F.normalize(object_, dim=-1),
-        )
-
-    def branch_logits(self, images: Tensor, texts: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
-        """Return the logits of the three branches.
+    def branches(self, encoded: Tensor) -> list[Branch]:
+        """Return what makes logits of texts before traction.
 
         Args:
-            images: `[B, 3, H, W]`, normalised.
-            texts: what `text_features` returned.
-
-        Returns:
-            `[B, C]`, `[B, A]` and `[B, O]`.
+            encoded: tokens of the images, `[B, T, D]`.
         """
-        branches = self.branches(self.encode(images))
-        return [branch(text) for branch, text in zip(branches, texts, strict=True)]
-
-    def branches(self, tokens: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """Return what makes logits of texts, for composition, attribute and object.
-
-        Args:
-            tokens: of the images, `[B, T, D]`.
-
-        Returns:
-            Three functions, each from unit texts `[K, D]`, before traction, to logits `[B, K]`.
-        """
-        views = self._views(tokens)
+        views = self._views(encoded)
         if self.traction is None or self.patch_norm is None:
             return [partial(self.aligner, view) for view in views]
-        normed = self.patch_norm(tokens)
+        normed = self.patch_norm(encoded)
         context = self.traction.keys_values(normed)
-        branches: list[Callable[[Tensor], Tensor]] = []
+        branches: list[Branch] = []
         for branch, view in enumerate(views):
             if branch and self.legacy_patch_norm:
                 normed = self.patch_norm(normed)
@@ -186,41 +158,17 @@ class Troika(CZSLMethod):
             branches.append(partial(self._tracted_logits, view, tracted))
         return branches
 
-    def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
-        """Return the cross-entropies of the three branches and their weighted sum.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
-        Returns:
-            Scalars `composition`, `attribute`, `object` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
-        """
-        labels = self.seen_targets(targets)
-        truth = (labels, self.seen_pairs[labels, 0], self.seen_pairs[labels, 1])
-        logits = self.branch_logits(images, self.text_features(self.seen_pairs))
-        composition, attribute, object_ = (
-            alignment_loss(s, y) for s, y in zip(logits, truth, strict=True)
-        )
-        return {
-            "composition": composition,
-            "attribute": attribute,
-            "object": object_,
-            "total": composition + self.primitive_loss_weight * (attribute + object_),
-        }
-
     def train_stage(self, stage: str) -> None:
         """Set training mode; with `legacy_eval_mode` for the first epoch alone."""
         self.train(not (self.legacy_eval_mode and bool(self.epochs_started > 0)))
         self.epochs_started += 1
 
-    def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
-        """Return a predictor over `space`: the composition's logit plus p(a) p(o)."""
-        return _TroikaPredictor(self, space)
+    def texts_as_compared(self, encoded: Tensor, text: Tensor) -> Tensor:
+        """Return the texts `[B, D]` pulled to each image."""
+        if self.traction is None or self.patch_norm is None:
+            return text
+        context = self.traction.keys_values(self.patch_norm(encoded))
+        return own_texts(self.traction(text, context))
 
     def _tracted_logits(
         self, view: Tensor, tracted: Callable[[Tensor], Tensor], text: Tensor
@@ -234,88 +182,3 @@ class Troika(CZSLMethod):
         if not self.disentanglers:
             return [tokens] * 3
         return [tokens, *(disentangler(tokens) for disentangler in self.disentanglers)]
-
-
-class Disentangler(nn.Module):
-    """dropout(relu(BatchNorm(linear(token)))), one token like the other.
-
-    A single token in training, of which BatchNorm cannot take a variance, is normalised by the
-    running statistics and leaves them as they are: a last batch of one image trains too.
-
-    Args:
-        dim: D.
-        dropout: probability of zeroing an entry in training.
-
-    Shape:
-        `[B, T, D]` → `[B, T, D]`, non-negative.
-
-    Examples:
-        >>> Disentangler(8)(torch.randn(3, 5, 8)).shape
-        torch.Size([3, 5, 8])
-    """
-
-    def __init__(self, dim: int, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, dim)
-        self.norm = nn.BatchNorm1d(dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the tokens as one primitive sees them, `[B, T, D]`."""
-        rows = self.linear(tokens).flatten(0, 1)
-        norm = self.norm
-        if self.training and len(rows) == 1:
-            rows = F.batch_norm(
-                rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        else:
-            rows = norm(rows)
-        return self.dropout(F.relu(rows)).unflatten(0, tokens.shape[:2])
-
-
-class _TroikaPredictor(ChunkedPredictor):
-    @torch.no_grad()
-    def __init__(self, method: Troika, space: CompositionSpace) -> None:
-        super().__init__(space)
-        self.method = method
-        self.pairs = primitive_indices(method, space)
-        self.texts = method.text_features(self.pairs)
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Return the tokens `[B, T, D]`."""
-        tokens: Tensor = self.method.encode(images)
-        return tokens
-
-    @torch.no_grad()
-    def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
-        """Yield logits plus p(a|x) p(o|x), `[B, c]`."""
-        branches = self.method.branches(encoded)
-        attribute, object_ = (
-            composition_probabilities(branch(text), 1.0)
-            for branch, text in zip(branches[1:], self.texts[1:], strict=True)
-        )
-        for text, pairs in zip(
-            self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
-        ):
-            yield combine_primitives(
-                PathProbabilities(branches[0](text), attribute, object_), pairs
-            )
-
-    @torch.no_grad()
-    def compared(self, encoded: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens and the texts `[B, D]` of `columns` `[B]`, pulled to each image."""
-        method, text = self.method, self.texts[0][columns]
-        if method.traction is None or method.patch_norm is None:
-            return encoded, text
-        context = method.traction.keys_values(method.patch_norm(encoded))
-        return encoded, own_texts(method.traction(text, context))
-
-    @property
-    def gap_text(self) -> Tensor:
-        """The compositions' texts before traction, `[C, D]`."""
-        return self.texts[0]
-
-    def gap_features(self, encoded: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return the class token, and what the head compares with the composition's text."""
-        return token_features(self.method.aligner, encoded, self.texts[0][targets])

@@ -1,0 +1,189 @@
+"""Compositions, attributes and objects, each with a prompt and a view of the image.
+
+What Troika brought and others build on: three cross-entropies, and at test the composition's
+logit plus p(a) p(o).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from czsl_sac.clip.prompts import SoftPrompts
+from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
+from czsl_sac.functional.losses import alignment_loss, composition_probabilities
+from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.predictor import ChunkedPredictor, token_features
+from czsl_sac.space import CompositionSpace
+
+__all__ = ["Branch", "BranchPredictor", "ThreeBranches"]
+
+Branch: TypeAlias = Callable[[Tensor], Tensor]
+"""Makes logits `[B, K]` of unit texts `[K, D]`, for the images it was made of."""
+
+
+class ThreeBranches(CZSLMethod):
+    """A method with a branch for compositions, one for attributes and one for objects.
+
+    A subclass sets `aligner`, `prompts` and `primitive_loss_weight`, and says in `branches` what
+    the texts are compared with. Where `encode` returns more than tokens, they are its `tokens`.
+    """
+
+    prompts: SoftPrompts
+    primitive_loss_weight: float
+
+    def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return unit texts of `pairs` `[C, 2]` and of all attributes and objects."""
+        composition, attribute, object_ = self.prompts(pairs)
+        return (
+            F.normalize(composition, dim=-1),
+            F.normalize(attribute, dim=-1),
+            F.normalize(object_, dim=-1),
+        )
+
+    def branches(self, encoded: Any) -> list[Branch]:
+        """Return what makes logits of texts, for composition, attribute and object.
+
+        Args:
+            encoded: what `encode` returned.
+        """
+        raise NotImplementedError
+
+    def branch_targets(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the true seen composition, attribute and object of each image, `[B]` each.
+
+        Args:
+            targets: index into `space.pairs`, `[B]`.
+
+        Raises:
+            ValueError: a target is unseen.
+        """
+        labels = self.seen_targets(targets)
+        return labels, self.seen_pairs[labels, 0], self.seen_pairs[labels, 1]
+
+    def branch_logits(self, encoded: Any, texts: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+        """Return the logits of the three branches, `[B, C]`, `[B, A]` and `[B, O]`.
+
+        Args:
+            encoded: what `encode` returned.
+            texts: what `text_features` returned.
+        """
+        return [branch(text) for branch, text in zip(self.branches(encoded), texts, strict=True)]
+
+    def branch_losses(self, logits: list[Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Return the cross-entropies of the branches, and as `"total"` their weighted sum.
+
+        Args:
+            logits: what `branch_logits` returned for the seen compositions.
+            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
+
+        Raises:
+            ValueError: a target is unseen.
+        """
+        composition, attribute, object_ = (
+            alignment_loss(branch, label)
+            for branch, label in zip(logits, self.branch_targets(targets), strict=True)
+        )
+        return {
+            "composition": composition,
+            "attribute": attribute,
+            "object": object_,
+            "total": composition + self.primitive_loss_weight * (attribute + object_),
+        }
+
+    def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
+        """Return the cross-entropies of the three branches and their weighted sum.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised.
+            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
+            stage: `"train"`.
+
+        Returns:
+            Scalars `composition`, `attribute`, `object` and `total`.
+
+        Raises:
+            ValueError: a target is unseen.
+        """
+        texts = self.text_features(self.seen_pairs)
+        return self.branch_losses(self.branch_logits(self.encode(images), texts), targets)
+
+    def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
+        """Return a predictor over `space` by what `combine` makes of the branches."""
+        return BranchPredictor(self, space)
+
+    def combine(self, path: PathProbabilities, pairs: Tensor) -> Tensor:
+        """Return the scores `[B, C]`: the composition's logit plus p(a) p(o).
+
+        Args:
+            path: logits of the compositions, probabilities of attributes and objects.
+            pairs: attribute and object of each composition, `[C, 2]`.
+        """
+        return combine_primitives(path, pairs)
+
+    def texts_as_compared(self, encoded: Any, text: Tensor) -> Tensor:
+        """Return the texts as the images are compared with them, one composition an image.
+
+        Args:
+            encoded: what `encode` returned.
+            text: of `text_features`, `[B, D]`.
+        """
+        return text
+
+
+class BranchPredictor(ChunkedPredictor):
+    """Scores by the three branches, the compositions chunk by chunk.
+
+    Args:
+        method: whose branches they are.
+        space: the compositions to score.
+    """
+
+    @torch.no_grad()
+    def __init__(self, method: ThreeBranches, space: CompositionSpace) -> None:
+        super().__init__(space)
+        self.method = method
+        self.pairs = primitive_indices(method, space)
+        self.texts = method.text_features(self.pairs)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Any:
+        """Return what the method makes of the images."""
+        return self.method.encode(images)
+
+    @torch.no_grad()
+    def score_chunks(self, encoded: Any) -> Iterator[Tensor]:
+        """Yield what `combine` makes of the branches, `[B, c]`."""
+        branches = self.method.branches(encoded)
+        attribute, object_ = (
+            composition_probabilities(branch(text), 1.0)
+            for branch, text in zip(branches[1:], self.texts[1:], strict=True)
+        )
+        for text, pairs in zip(
+            self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
+        ):
+            path = PathProbabilities(branches[0](text), attribute, object_)
+            yield self.method.combine(path, pairs)
+
+    @torch.no_grad()
+    def compared(self, encoded: Any, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens and the texts `[B, D]` of `columns` `[B]`, as they are compared."""
+        text = self.texts[0][columns]
+        return tokens_of(encoded), self.method.texts_as_compared(encoded, text)
+
+    @property
+    def gap_text(self) -> Tensor:
+        """The compositions' texts, `[C, D]`, before an image changes them."""
+        return self.texts[0]
+
+    def gap_features(self, encoded: Any, targets: Tensor) -> dict[str, Tensor]:
+        """Return the class token, and what the head compares with the composition's text."""
+        return token_features(self.method.aligner, tokens_of(encoded), self.texts[0][targets])
+
+
+def tokens_of(encoded: Any) -> Tensor:
+    """Return the tokens `[B, T, D]` of what a method made of images: that itself, or a field."""
+    tokens: Tensor = encoded if isinstance(encoded, Tensor) else encoded.tokens
+    return tokens
