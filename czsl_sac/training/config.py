@@ -94,6 +94,8 @@ class BackboneConfig:
     """Factor of each adapter's output (Troika's)."""
     adapter_dropout: float = 0.1
     """Dropout inside each adapter (Troika's)."""
+    adapter_layers: tuple[int, ...] | None = None
+    """Vision layers that get adapters, counted from 0; None means all (Troika)."""
     activation: Literal["quick_gelu", "gelu"] | None = None
     """What weights at a path were trained with: quick_gelu (OpenAI's) or gelu (most of
     open_clip's); None takes what the source says."""
