@@ -15,6 +15,7 @@ from czsl_sac import CSP, DFSP, CoOp, CZSLEvaluator, Troika, ZeroShotCLIP
 from czsl_sac.clip import apply_adaptformer
 from czsl_sac.files import load_tensors
 from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.methods.tomcat.method import TOMCAT
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import fit
@@ -29,6 +30,7 @@ METHODS = {
     "img2txt": DFSP,
     "troika": Troika,
     "legacy troika": Troika,
+    "tomcat": TOMCAT,
 }
 
 
