@@ -271,6 +271,7 @@ STRANGE = {
     "bytes that are no Unicode": os.fsdecode(b"cat\xff.png"),
     "a newline": "two\nlines.png",
     "what moves a cursor": "\x1b[2Jcat\u202e.png",
+    "a line of Unicode's own": "two\u2028lines.png",
     "a comma and quotes": 'a,"b".png',
 }
 

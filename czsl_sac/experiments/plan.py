@@ -71,6 +71,16 @@ def _methods(world: World, *, newer: bool = False) -> Callable[[str], list[Row]]
     return rows
 
 
+def _alignments(data_set: str) -> list[Row]:
+    """Every installed method with the class token and with sparse alignment."""
+    found = sorted((method_options(name) for name in method_names()), key=_order)
+    return [
+        Row(f"{options.label}, {alignment}", options.name, training={"alignment": alignment})
+        for options in found
+        for alignment in ("cls", "patch_max")
+    ]
+
+
 def _order(options: type[MethodOptions]) -> float:
     """By the paper's AUC on UT-Zappos, as its tables stand; what it has not comes last."""
     published = options.published.get("closed", {})
@@ -182,6 +192,7 @@ STUDIES: Mapping[str, Study] = {
         Study("tab8", "All methods in the closed world", _methods("closed")),
         Study("tab9", "All methods in the open world", _methods("open"), world="open"),
         Study("newer", "Methods published since", _methods("closed", newer=True)),
+        Study("alignments", "All methods with either alignment", _alignments),
         Study("fig8", "Weight α of the distillation", _weights("alpha", "α", trained=True), x="α"),
         Study("fig9", "Weight β of the alignment", _weights("beta", "β", trained=False), x="β"),
         Study("fig10", "Weight γ of the bank", _weights("gamma", "γ", trained=False), x="γ"),

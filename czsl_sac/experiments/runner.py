@@ -1,12 +1,15 @@
 """Runs of a plan: trained once each, continued where they stopped, measured once each."""
 
 import json
+import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from czsl_sac.evaluation import CZSLResult
@@ -136,6 +139,25 @@ def _presentations(config: TrainConfig) -> float:
     return config.data.images_per_pair * 96.0 * config.optim.epochs
 
 
+def train_all(runs: Mapping[Path, TrainConfig], processes: int) -> None:
+    """Train runs side by side, in processes of their own.
+
+    Args:
+        runs: by folder.
+        processes: how many at a time.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        started = [pool.submit(_train_one, config, path) for path, config in runs.items()]
+        for done in tqdm(as_completed(started), "runs", len(started), disable=None):
+            done.result()
+
+
+def _train_one(config: TrainConfig, path: Path) -> None:
+    torch.set_num_threads(1)  # the others need the cores
+    train(config, path, resume=RunFolder(path).holds_run)
+
+
 def measure(study: Study, setting: Setting) -> list[Measurement]:
     """Train what is missing for a study and measure its rows.
 
@@ -178,7 +200,14 @@ def _result(path: Path, row: Row, study: Study) -> CZSLResult:
     if kept.is_file():
         values = read_json(kept, "delete it, it is made again")
         return CZSLResult.from_dict(values["result"])
-    run = TrainedRun.load(path, **_that_differ(path, row.inference))
+    changes = _that_differ(path, row.inference)
+    if not changes and study.world == "closed":
+        folder = RunFolder(path)
+        batch_size = folder.read_record().config.optim.eval_batch_size
+        tested = folder.load_test(folder.weights("best")[0], batch_size)
+        if tested is not None:
+            return tested
+    run = TrainedRun.load(path, **changes)
     world = OpenWorld() if study.world == "open" else None
     result = run.evaluate(open_world=world)
     save_json(kept, {"measured": json.loads(key), "result": result.to_dict(details=True)})

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
-from czsl_sac.training.build import build_backbone, build_data, build_method, check_data
+from czsl_sac.training.build import build_backbone, build_data, build_method, check_data_root
 from czsl_sac.training.checkpoint import Checkpoint
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.feature_cache import cached
@@ -82,7 +82,7 @@ def train(
     session = Session.of(config)
     if session.is_main and not resume:
         _check_new(folder)
-    check_data(config.data)
+    check_data_root(config.data)
     with folder.claim() if session.is_main else nullcontext():
         # Another process may have trained here until now.
         if resume:
