@@ -1,7 +1,6 @@
 """Frozen dataclasses of options: types by annotation, and a strict JSON round trip."""
 
 import dataclasses
-from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -40,7 +39,6 @@ def check_types(options: object) -> None:
             raise ValueError(f"{name} is {value!r} but must be {_describe(annotation)}: {remedy}")
 
 
-@cache
 def _fields(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

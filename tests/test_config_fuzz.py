@@ -58,9 +58,8 @@ def group(draw: st.DrawFn, options: type) -> Any:
 
 @st.composite
 def configs(draw: st.DrawFn, method: str) -> TrainConfig | None:
-    parts = [
-        draw(group(o)) for o in (DataConfig, BackboneConfig, method_options(method), OptimConfig)
-    ]
+    groups = (DataConfig, BackboneConfig, method_options(method), OptimConfig)
+    parts = [draw(group(options)) for options in groups]
     if None in parts:
         return None
     try:
