@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 from plain_parts import SPACES, batch, random_backbone
+from torch import Tensor
 
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.options import MethodOptions
@@ -56,11 +57,23 @@ def make(options: MethodOptions) -> CZSLMethod:
     return method.double()
 
 
+def step(method: CZSLMethod, loss: Tensor) -> list[float]:
+    """Take a step of training; return the sums of its gradients: what is trained by what."""
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(trained, found, strict=True):
+            parameter.sub_(0.1 * gradient)
+    method.after_step()
+    return [gradient.abs().sum().item() for gradient in found]
+
+
 def behaviour(method: CZSLMethod) -> list[object]:
     """What can be seen of a method: its stages, what they train, losses and scores."""
     torch.manual_seed(2)
     images, targets = batch(method.backbone, SPACE, 6)
     seen: list[object] = [method.stages]
+    method.prepare([(images, targets)])
     for stage in method.stages:
         groups = method.parameter_groups(stage)
         seen += [stage, method.stage_epochs(stage)]
@@ -70,6 +83,7 @@ def behaviour(method: CZSLMethod) -> list[object]:
             torch.manual_seed(3)
             losses = method(images, targets, stage)
             seen += [(name, loss.item()) for name, loss in sorted(losses.items())]
+            seen += step(method, losses["total"])
     seen += [name for name, parameter in method.named_parameters() if parameter.requires_grad]
     method.eval()
     method.fill_memory([images])
