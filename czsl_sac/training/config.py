@@ -184,6 +184,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_range("seed", self.seed, low=0)
+        groups = (self, self.data, self.backbone, self.optim)
+        taken = {option.name for group in groups for option in fields(group)}
+        for option in fields(self.method):
+            if option.name in taken:
+                raise ValueError(
+                    f"{self.method.label} has the option {option.name} but must not, since every "
+                    "run has one of that name: rename it."
+                )
         if self.data.feature_cache is None:
             return
         reads = self.method.reads
