@@ -21,6 +21,9 @@ OF_MEMORY = {"chunk_size"}
 NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("sac", "condenser_epochs"): {"schedule": "staged"},
     ("dfsp", "chunk_size"): {"fusion": "img2txt"},
+    ("rapr", "database_size"): {"database_size": 1},
+    ("rapr", "retrieval_size"): {"retrieval_size": 1},
+    ("rapr", "retrieval_loss_size"): {"retrieval_loss_size": 1},
     ("troika", "legacy_eval_mode"): {"traction_dropout": 0.5},
 }
 
@@ -61,12 +64,14 @@ def behaviour(method: CZSLMethod) -> list[object]:
     torch.manual_seed(2)
     images, targets = batch(method.backbone, SPACE, 6)
     seen: list[object] = [method.stages]
+    method.eval().prepare([(images, targets)])
     for stage in method.stages:
         groups = method.parameter_groups(stage)
         seen += [stage, method.stage_epochs(stage)]
         seen += [(len(g.parameters), g.lr, g.weight_decay) for g in groups]
         optimizer = torch.optim.SGD([p for group in groups for p in group.parameters], lr=1e-3)
         for _ in range(2):  # the second epoch may be another one
+            method.eval().refresh([(images, targets)])
             method.train_stage(stage)
             torch.manual_seed(3)
             losses = method(images, targets, stage)
