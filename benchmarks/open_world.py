@@ -18,7 +18,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from accelerate import Accelerator
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
@@ -35,6 +34,7 @@ from czsl_sac.methods.sac.method import TextFeatures
 from czsl_sac.methods.sac.predictor import EncodedImages, SACPredictor
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world, open_world_feasibility
+from czsl_sac.training.session import Session
 
 Pairs = list[tuple[str, str]]
 
@@ -205,9 +205,8 @@ def evaluate_in_chunks(method: SAC, data: CZSLData, options: Options) -> dict[st
         method,
         data,
         "val",
-        Accelerator(cpu=True),
+        Session(batch_size=options.batch_size),
         OpenWorld(),
-        batch_size=options.batch_size,
         protocol="legacy",
     )
     return {"auc": result.auc, "hm": result.hm, "threshold": result.threshold or 0.0}

@@ -1,5 +1,7 @@
 """Files of adapters, merged weights in OpenAI's own model, and frozen weights in half precision."""
 
+import re
+
 import pytest
 import torch
 from plain_parts import random_backbone, randomize
@@ -17,7 +19,7 @@ from czsl_sac import (
 )
 from czsl_sac.clip.checksum import weights_checksum
 from czsl_sac.clip.sources.openai import import_clip
-from czsl_sac.files import load_tensors, read_metadata
+from czsl_sac.files import load_tensors, read_metadata, save_tensors
 from czsl_sac.training.build import build_backbone
 from czsl_sac.training.config import BackboneConfig
 
@@ -119,8 +121,72 @@ def test_files_and_backbones_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="is no adapter that save_adapter wrote"):
         load_adapter(tmp_path / "other", small_backbone())
     (tmp_path / "text").write_text("no tensors")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is damaged but must be a safetensors file"):
         load_adapter(tmp_path / "text", small_backbone())
+
+
+def damages(whole: bytes) -> list[bytes]:
+    cuts = [whole[: len(whole) * share // 100] for share in (0, 1, 30, 60, 99)]
+    others = [b"x" + whole, bytes(len(whole)), b"<html>not found</html>", b'{"a": [1, 2]}']
+    flipped = [
+        whole[:-at] + bytes([whole[-at] ^ 1]) + whole[len(whole) - at + 1 :] for at in (1, 99)
+    ]
+    return [*cuts, whole[:-1], *others, whole[:1], *flipped]
+
+
+WRONG_SETTINGS = (
+    "",
+    "[1, 2]",
+    "{}",
+    '{"lora": 3, "adaptformer": {}}',
+    '{"lora": {"visual.proj": {}}, "adaptformer": {}}',
+    '{"lora": {}, "adaptformer": {"visual": {"bottleneck": 5, "scale": 1, "dropout": 0}}}',
+    '{"lora": {}, "adaptformer": {}}',  # fits no tensor of the file
+    "[" * 100_000,
+)
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_files_are_one_sentence_and_change_nothing(tmp_path):
+    path, backbone = tmp_path / "adapter.safetensors", small_backbone()
+    save_adapter(path, adapted())
+    whole, keys = path.read_bytes(), list(backbone.state_dict())
+    metadata = read_metadata(path)
+    tensors = {key: value.clone() for key, value in load_tensors(path).items()}  # off the file
+    name = next(iter(tensors))
+
+    def assert_refused() -> None:
+        with pytest.raises(ValueError, match=re.escape(str(path))) as refused:
+            load_adapter(path, backbone)
+        assert "\n" not in str(refused.value)
+        assert len(str(refused.value)) < 600
+        assert list(backbone.state_dict()) == keys
+
+    for damaged in damages(whole):
+        path.write_bytes(damaged)
+        assert_refused()
+    whole_settings = metadata["settings"]
+    for old, new in (
+        ('"rank": 3', '"rank": "3"'),
+        ('"rank": 3', '"rank": 4'),
+        ('"alpha"', '"beta"'),
+    ):
+        assert old in whole_settings
+        save_file(tensors, path, {**metadata, "settings": whole_settings.replace(old, new)})
+        assert_refused()
+    for settings in WRONG_SETTINGS:
+        save_file(tensors, path, {**metadata, "settings": settings})
+        assert_refused()
+    for key in ("czsl_sac", "settings", "base", "base_checksum"):
+        save_file(tensors, path, {k: v for k, v in metadata.items() if k != key})
+        assert_refused()
+    for changed in ({name: torch.zeros(2)}, {"more": torch.zeros(1)}):
+        save_tensors(path, {**tensors, **changed}, metadata)
+        assert_refused()
+    save_tensors(path, {k: v for k, v in tensors.items() if k != name}, metadata)
+    assert_refused()
+    path.write_bytes(whole)
+    assert load_adapter(path, backbone) is backbone
 
 
 def test_the_checksum_sees_weights_alone():

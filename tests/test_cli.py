@@ -110,14 +110,14 @@ def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "command is 'trian' but must be one of train, evaluate, predict, report, spl"),
+        (["trian"], "command is 'trian' but must be one of train, evaluate, "),
         (["trian"], "did you mean train?"),
         (["--alignment"], "command is '--alignment' but must be one of train, evaluate, "),
         (["train", "--alignmnt", "cls"], "--alignmnt is unknown: did you mean --alignment? (czsl"),
         (["train", "--preset", "scenez"], "preset is 'scenez' but must be one of scenes, ut-zapp"),
         (["train", "--preset", "scenez"], "did you mean scenes?"),
         (["train", "--preset", "x"], "preset is 'x' but must be one of scenes, ut-zappos, mit-st"),
-        (["train", "--method", "cps"], "method is 'cps' but must be one of coop, csp, dfsp, sac"),
+        (["train", "--method", "cps"], "method is 'cps' but must be one of "),
         (["train", "--method", "cps"], "did you mean csp?"),
         (["train", "--preset"], "Missing value for argument '--preset'."),
         (

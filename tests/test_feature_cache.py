@@ -108,7 +108,12 @@ def test_other_weights_precision_or_images_are_other_features(tmp_path):
         scenes(), tmp_path, other._backbone, other._session, class_token_alone=False
     )
     replaced.split("val")
-    assert len(list(tmp_path.iterdir())) == 4
+    for options, activation in (({}, "quick_gelu"), ({"patch_features": "value"}, "gelu")):
+        changed = load_backbone("tiny", **options).requires_grad_(False)
+        changed.config = replace(changed.config, activation=activation)
+        session = other._session
+        FeatureCache(scenes(), tmp_path, changed, session, class_token_alone=False).split("val")
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_fingerprints_of_image_files(tmp_path):
@@ -167,8 +172,9 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
             replace(good, **change)
     assert TrainConfig.from_dict(good.to_dict()) == good
     backbone = load_backbone("tiny")
-    with pytest.raises(ValueError, match=r"neither images \[B, 3, 64, 64\] nor tokens \[B, 65, 1"):
-        backbone.encode_image(torch.zeros(2, 7, 128))
+    for shape in ((2, 66, 128), (2, 7, 127)):
+        with pytest.raises(ValueError, match=r"must be \[B, 3, 64, 64\], or tokens \[B, 1 to"):
+            backbone.encode_image(torch.zeros(shape))
 
 
 def encode_half(rank: int, folder: Path) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from plain_parts import SPACES, random_backbone
 from tiny_runs import options_of
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from czsl_sac import DFSP, Troika, ZeroShotCLIP
+from czsl_sac import DFSP, CZSLEvaluator, Troika, ZeroShotCLIP
 from czsl_sac.clip import apply_adaptformer
 from czsl_sac.files import load_tensors
 from czsl_sac.methods.base import CZSLMethod
@@ -119,11 +120,26 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.parametrize("alignment", ["cls", "patch_max"])
-def test_zero_shot_is_built_and_scored(alignment: str) -> None:
-    method = make(config("zero-shot", alignment))
+def test_zero_shot_is_scored_by_clip_alone(alignment: str) -> None:
+    method, data = make(config("zero-shot", alignment)), Pictures()
     assert type(method) is ZeroShotCLIP
-    result = evaluate_method(method, Pictures(), "test", Session(batch_size=4))
-    assert 0 <= result.auc <= 1
+    result = evaluate_method(method, data, "test", Session(batch_size=4))
+    images, targets = data.split("test")[:]
+    ids = method.backbone.tokenizer([f"a photo of {a} {o}" for a, o in data.space.pairs])
+    with torch.no_grad():
+        tokens = F.normalize(method.backbone.encode_image(images), dim=-1)
+        text = F.normalize(method.backbone.encode_text(ids), dim=-1)
+    similarities = tokens @ text.mT  # [B, T, C]
+    evaluator = CZSLEvaluator(data.space)
+    evaluator.update(
+        similarities.amax(1) if alignment == "patch_max" else similarities[:, 0], targets
+    )
+    expected = evaluator.compute()
+    assert 0 < expected.auc < 1
+    assert result.auc == pytest.approx(expected.auc)
+    assert (result.seen, result.unseen, result.hm) == pytest.approx(
+        (expected.seen, expected.unseen, expected.hm)
+    )
 
 
 def test_options_reach_troika_and_dfsp() -> None:

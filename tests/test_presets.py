@@ -245,8 +245,9 @@ def test_every_option_of_a_method_is_read(method: str) -> None:
 
     class Watched:
         def __getattr__(self, name: str) -> Any:
+            value = getattr(options, name)
             read.add(name)
-            return getattr(options, name)
+            return value
 
     method_class(options).build(Watched(), random_backbone().float(), SPACES["usual"])
     assert read == {field.name for field in dataclasses.fields(options)}

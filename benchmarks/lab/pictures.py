@@ -85,43 +85,46 @@ def differences(rows: pd.DataFrame, metric: str = "test_auc") -> pd.DataFrame:
 
 
 def clip_table(rows: pd.DataFrame) -> str:
-    """Return the CLIPs' measures as Markdown, in percent.
+    """Return the CLIPs' measures as Markdown, in percent; chance in brackets.
 
     Args:
         rows: of `laboratory clips`.
     """
-    cells = [
-        [
-            f"`{row.policy}`",
-            f"{row.clutter:.2f}",
-            row.context,
-            row.features,
-            *(
-                f"{100 * getattr(row, name):.1f}"
-                for name in ("auc_class_token", "auc_tokens", "auc_patches")
-            ),
-            f"{100 * row.point:.0f} ({100 * row.point_chance:.0f})",
-            "–" if np.isnan(row.small) else f"{100 * row.small:.0f} ({100 * row.small_chance:.0f})",
-            f"{100 * row.wins:.0f}",
-            f"{row.rmg_class_token:.2f}",
-            f"{row.rmg_patches:.2f}",
-        ]
-        for row in rows.sort_values(["features", "clutter", "context"], kind="stable").itertuples()
-    ]
-    headers = [
-        "policy",
-        "clutter",
-        "small objects",
-        "patch features",
-        "AUC class token",
-        "AUC all tokens",
-    ]
-    headers += ["AUC patches", "pointing (chance)", "small ones (chance)", "a patch wins"]
-    return tabulate(cells, headers=[*headers, "RMG class token", "RMG patch"], tablefmt="github")
+    cells = []
+    for (clutter, context), here in rows.groupby(["clutter", "context"], sort=True):
+        value = here[here["features"] == "value"].set_index("policy")
+        for policy, row in here[here["features"] == "last"].set_index("policy").iterrows():
+            aucs = [row["auc_class_token"], row["auc_tokens"], row["auc_patches"]]
+            of_values = value.loc[policy]
+            pointed = [(row, "point"), (row, "small"), (of_values, "point"), (of_values, "small")]
+            cells.append(
+                [
+                    f"`{policy}`",
+                    f"{clutter:.2f}",
+                    context,
+                    *(f"{100 * auc:.1f}" for auc in aucs),
+                    *(_beside_chance(source, name) for source, name in pointed),
+                    f"{100 * row['wins']:.0f}",
+                    f"{row['rmg_class_token']:.2f}",
+                    f"{row['rmg_patches']:.2f}",
+                ]
+            )
+    headers = ["policy", "clutter", "small objects", "AUC class token", "AUC all tokens"]
+    headers += ["AUC patches", "pointing", "small ones", "pointing, value features"]
+    headers += ["small ones, value features", "a patch wins", "RMG class token", "RMG patch"]
+    return tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def _beside_chance(row: Any, name: str) -> str:
+    if np.isnan(row[name]):
+        return "–"
+    return f"{100 * row[name]:.0f} ({100 * row[f'{name}_chance']:.0f})"
 
 
 def map_table(rows: pd.DataFrame) -> str:
     """Return the map as Markdown: test AUC of the class token, and the paired differences.
+
+    Each with its 95 % t-interval, in bold where that leaves out zero, and the number of seeds.
 
     Args:
         rows: of `laboratory map`.
@@ -138,8 +141,8 @@ def map_table(rows: pd.DataFrame) -> str:
             gain = found.loc[(*place, way)]
             mean, low, high = (100 * gain[name] for name in ("mean", "low", "high"))
             text = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-            clear = low > 0 or high < 0
-            line.append(f"**{text}**" if clear else text)
+            text = f"**{text}**" if low > 0 or high < 0 else text
+            line.append(f"{text} ({gain['seeds']:.0f})")
         cells.append(line)
     headers = ["CLIP", "small objects", "clutter", "presentations", BASE]
     return tabulate(cells, headers=[*headers, *OTHERS], tablefmt="github", disable_numparse=True)
@@ -185,28 +188,29 @@ def draw_clips(rows: pd.DataFrame) -> Any:
     import matplotlib.pyplot as plt
 
     rows = rows[(rows["clutter"] == 0.75) & (rows["context"] == "labels")]
+    value = rows[rows["features"] == "value"]
     rows = rows[rows["features"] == "last"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     places = np.arange(len(rows))
+    aucs = {"auc_class_token": "class token", "auc_tokens": "all tokens", "auc_patches": "patches"}
+    pointing = {"point": "labelled object", "small": "small objects"}
     for axis, bars, title in (
-        (
-            axes[0],
-            {"auc_class_token": "class token", "auc_tokens": "all", "auc_patches": "patches"},
-            "zero-shot AUC in %",
-        ),
-        (
-            axes[1],
-            {"point": "labelled object", "small": "small objects"},
-            "pointing accuracy in %; line: chance",
-        ),
+        (axes[0], aucs, "zero-shot AUC in %"),
+        (axes[1], pointing, "pointing accuracy in %"),
     ):
         height = 0.8 / len(bars)
         for number, (name, label) in enumerate(bars.items()):
             spots = places + (number + 0.5) * height - 0.4
             axis.barh(spots, 100 * rows[name], height, color=f"C{number}", label=label)
             if f"{name}_chance" in rows:
+                last = number + 1 == len(bars)
                 chance = 100 * rows[f"{name}_chance"]
-                axis.vlines(chance, spots - height / 2, spots + height / 2, color="black")
+                ends = spots - height / 2, spots + height / 2
+                axis.vlines(chance, *ends, color="black", label="chance" if last else None)
+                axis.plot(
+                    *(100 * value[name], spots, "kx"),
+                    label="of value features" if last else None,
+                )
         axis.set_title(title, fontsize=10)
         axis.legend(fontsize=8)
         axis.set_xlim(0, 100)
@@ -224,49 +228,51 @@ def draw_map(rows: pd.DataFrame) -> Any:
     import matplotlib.pyplot as plt
 
     found = differences(rows)
-    lines = list(found.groupby(["clip", "context"]).groups)
-    columns = sorted(found["clutter"].unique())
+    lines = sorted(found["clip"].unique())
+    columns = list(found.groupby(["context", "clutter"]).groups)
     figure, axes = plt.subplots(
         len(lines),
         len(columns),
-        figsize=(3.6 * len(columns), 2.4 * len(lines)),
+        figsize=(4.2 * len(columns), 2.8 * len(lines)),
         squeeze=False,
         sharex=True,
         sharey=True,
         layout="constrained",
     )
-    for line, (clip, context) in zip(axes, lines, strict=True):
-        for axis, clutter in zip(line, columns, strict=True):
-            here = found[(found["clip"] == clip) & (found["context"] == context)]
-            here = here[here["clutter"] == clutter]
-            for number, way in enumerate(OTHERS):
-                of_way = here[here["way"] == way].sort_values("budget")
-                if of_way.empty:
-                    continue
-                shifted = of_way["budget"] * 1.06 ** (number - 1)
-                reach = 100 * (of_way["high"] - of_way["mean"])
-                axis.errorbar(
-                    shifted,
-                    100 * of_way["mean"],
-                    reach.fillna(0.0),
-                    fmt="o-",
-                    markersize=4,
-                    capsize=3,
-                    color=f"C{number}",
-                    label=way,
-                )
-            axis.axhline(0, color="black", linewidth=0.8)
-            axis.set_xscale("log")
-            axis.set_title(f"{clip}, {context}, clutter {clutter}", fontsize=8)
+    for line, clip in zip(axes, lines, strict=True):
+        for axis, (context, clutter) in zip(line, columns, strict=True):
+            here = found[(found["context"] == context) & (found["clutter"] == clutter)]
+            _draw_place(axis, here[here["clip"] == clip])
+            axis.set_title(f"{clip}; {context}, clutter {clutter}", fontsize=9)
     budgets = sorted(found["budget"].unique())
     for axis in axes[-1]:
-        axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets], fontsize=7, minor=False)
+        axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets], fontsize=8, minor=False)
         axis.minorticks_off()
         axis.set_xlabel("presentations", fontsize=8)
     for line in axes:
-        line[0].set_ylabel("test AUC minus\nclass token's", fontsize=8)
+        line[0].set_ylabel("test AUC minus\nthe class token's", fontsize=8)
     axes[0, 0].legend(fontsize=7)
     return figure
+
+
+def _draw_place(axis: Any, here: pd.DataFrame) -> None:
+    """Draw the differences of one CLIP on one kind of scene."""
+    for number, way in enumerate(OTHERS):
+        of_way = here[here["way"] == way].sort_values("budget")
+        if of_way.empty:
+            continue
+        axis.errorbar(
+            of_way["budget"] * 1.05 ** (number - 1.5),
+            100 * of_way["mean"],
+            100 * (of_way["high"] - of_way["mean"]).fillna(0.0),
+            fmt="o",
+            markersize=4,
+            capsize=3,
+            color=f"C{number}",
+            label=way,
+        )
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_xscale("log")
 
 
 def draw_answers(rows: pd.DataFrame) -> Any:

@@ -9,6 +9,9 @@ import tyro
 from czsl_sac.checks import check_choice, check_range
 from czsl_sac.cli.options import parse_options
 
+_CHANGES = ("backbone", "epochs", "images_per_pair", "precision")
+"""Options of this command that are options of every run."""
+
 
 @dataclass(frozen=True)
 class ReproduceOptions:
@@ -25,6 +28,14 @@ class ReproduceOptions:
     """Folder of the data set; not used by scenes."""
     backbone: str | None = None
     """CLIP; None takes the preset's."""
+    epochs: int | None = None
+    """Epochs of every run; None takes each method's own."""
+    images_per_pair: int | None = None
+    """Scenes: training images per seen composition; None takes the preset's."""
+    precision: Literal["auto", "no", "tf32", "bf16", "fp16"] | None = None
+    """Precision of every run; None takes the preset's."""
+    processes: int = 1
+    """Runs that are trained side by side."""
     seeds: int = 3
     """Seeds 0, 1, ... of every trained row."""
     out: Path = Path("reproduced")
@@ -35,7 +46,8 @@ class ReproduceOptions:
     """Say what would be trained and how long it may take, and do nothing."""
 
     def __post_init__(self) -> None:
-        check_range("seeds", self.seeds, low=1)
+        for name in ("seeds", "epochs", "images_per_pair", "processes"):
+            check_range(name, getattr(self, name), low=1)
 
 
 def run(arguments: list[str]) -> int:
@@ -48,6 +60,7 @@ def run(arguments: list[str]) -> int:
     if options is None:
         return 0
 
+    from czsl_sac.data.words import counted
     from czsl_sac.experiments.figures import draw  # these load torch
     from czsl_sac.experiments.plan import STUDIES
     from czsl_sac.experiments.runner import (
@@ -69,7 +82,8 @@ def run(arguments: list[str]) -> int:
     for name in names:
         check_choice("what", name, STUDIES)
     studies = [STUDIES[name] for name in names]
-    changes = {} if options.backbone is None else {"backbone": options.backbone}
+    given = {name: getattr(options, name) for name in _CHANGES}
+    changes = {name: value for name, value in given.items() if value is not None}
     setting = Setting(
         options.dataset,
         1 if options.quick else options.seeds,
@@ -82,15 +96,16 @@ def run(arguments: list[str]) -> int:
     todo = missing(runs)
     hours = seconds_needed(runs) / 3600
     print(
-        f"{len(studies)} tables and figures from {len(runs)} runs, {len(todo)} of them to be "
-        f"trained: about {hours:.1f} hours on this machine."
+        f"{counted(len(studies), 'table or figure', 'tables and figures')} from "
+        f"{counted(len(runs), 'run')}, {len(todo)} of them to be trained: about {hours:.1f} hours "
+        "on this machine."
     )
     if options.dry_run:
         for path, config in todo.items():
             print(f"{path.name}: {config.method.label}, seed {config.seed}")
         return 0
     for study in studies:
-        measured = measure(study, setting)
+        measured = measure(study, setting, processes=options.processes)
         table = frame(study, measured, setting)
         base = options.out / f"{study.name}-{options.dataset}"
         write_bytes(base.with_suffix(".csv"), table.to_csv(index=False).encode())

@@ -54,7 +54,8 @@ def load_backbone(
     """Load a CLIP, in float32 and evaluation mode.
 
     Args:
-        source: "tiny", the small CLIP that comes with the package, or "tiny:FILE", one of its
+        source: "tiny" or "tiny-patches", the small CLIPs that come with the package, the second
+            one's patches answering to text, or "tiny:FILE", one of their
             size that `python -m benchmarks pretrain_tiny_clip` made; the name of one of OpenAI's
             vision transformers such as "ViT-L/14"; the path of a .pt file of theirs, or of a
             fine-tuning of it; a model of the package `clip`; "open_clip:MODEL/PRETRAINED" or
@@ -84,10 +85,10 @@ def load_backbone(
         check_choice("activation", activation, get_args(Activation))
     # Imported here: the one reads weights from disk, the other needs the package clip.
     library, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")
-    if source == "tiny" or library == "tiny":
-        from czsl_sac.clip.sources.tiny import TINY_WEIGHTS, tiny_clip
+    if library in ("tiny", "tiny-patches"):
+        from czsl_sac.clip.sources.tiny import BUILT_IN, tiny_clip
 
-        backbone = tiny_clip(name or TINY_WEIGHTS)
+        backbone = tiny_clip(name or BUILT_IN[library], name=library)
     elif library == "open_clip":
         backbone = load_open_clip(name, activation=activation)
     elif library == "transformers":

@@ -42,7 +42,7 @@ class PromptTuning(CZSLMethod):
             space,
             alignment=alignment_head(options, backbone),
             template=options.template,
-            dropout=getattr(options, "prompt_dropout", 0.0),
+            dropout=options.prompt_dropout if cls.trains_primitives else 0.0,
         )
 
     def __init__(

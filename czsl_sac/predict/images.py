@@ -136,5 +136,7 @@ def _what_is_wrong(path: Path) -> str:
         return "holds no file"
     if path.exists():
         return "is no regular file"
+    if "\\" in str(path) and Path(str(path).replace("\\", "/")).exists():
+        return "is missing: folders are parted by / here"
     missing = next((p for p in reversed(path.parents) if not p.exists()), None)
     return "is missing" if missing is None else f"is missing: there is no folder {missing}"

@@ -70,7 +70,7 @@ def build_backbone(config: BackboneConfig, *, precision: str = "no") -> CLIPBack
     return backbone
 
 
-def check_data(config: DataConfig) -> None:
+def check_data_root(config: DataConfig) -> None:
     """Refuse a data set that cannot be there, before anything large is loaded.
 
     Args:
@@ -108,7 +108,7 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
     Warns:
         UserWarning: counts differ from the paper's, or bad images are left out.
     """
-    check_data(config)
+    check_data_root(config)
     look: dict[str, Any] = {
         "image_size": backbone.image_size,
         "mean": backbone.mean,

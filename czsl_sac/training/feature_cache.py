@@ -99,6 +99,7 @@ class FeatureCache:
             "backbone": self._backbone.name,
             "weights": self._checksum,
             "precision": self._precision,
+            "activation": self._backbone.config.activation,
             "patches": self._backbone.visual.patch_features,
             "tokens": "class" if self._class_token_alone else "all",
             "images": items.fingerprint(),  # type: ignore[attr-defined]

@@ -15,13 +15,14 @@ from tqdm import tqdm
 from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
-from czsl_sac.training.build import build_backbone, build_data, build_method, check_data
+from czsl_sac.training.build import build_backbone, build_data, build_method, check_data_root
+from czsl_sac.training.checkpoint import Checkpoint
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import split_fingerprints
 from czsl_sac.training.loop import fit
 from czsl_sac.training.record import RunRecord
-from czsl_sac.training.run_folder import Checkpoint, RunFolder
+from czsl_sac.training.run_folder import RunFolder
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 from czsl_sac.training.trained import check_backbone, open_data
@@ -81,7 +82,7 @@ def train(
     session = Session.of(config)
     if session.is_main and not resume:
         _check_new(folder)
-    check_data(config.data)
+    check_data_root(config.data)
     with folder.claim() if session.is_main else nullcontext():
         # Another process may have trained here until now.
         if resume:
@@ -133,6 +134,7 @@ def _train(
     if session.is_main:
         folder.save_memory(method.memory_state(), progress.best)
         folder.save_test(test, progress.best, session.batch_size)
+    session.wait()
     return RunSummary(
         folder.path,
         record.config,

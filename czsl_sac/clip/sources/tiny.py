@@ -18,9 +18,16 @@ from czsl_sac.clip.tokenizer import PaddedTokenizer
 from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.files import load_tensors
 
-__all__ = ["TINY_WEIGHTS", "WordTokenizer", "tiny_clip"]
+__all__ = ["BUILT_IN", "TINY_WEIGHTS", "WordTokenizer", "tiny_clip"]
 
 TINY_WEIGHTS = Path(__file__).with_name("tiny_clip.safetensors")
+
+BUILT_IN = {
+    "tiny": TINY_WEIGHTS,
+    "tiny-patches": TINY_WEIGHTS.with_name("tiny_patches.safetensors"),
+}
+"""The two that come with the package: pretrained on the class token alone, and on the best patch
+too, so that patches answer to text (docs/laboratory.md)."""
 """The weights that come with the package."""
 
 _WORDS = (
@@ -74,11 +81,14 @@ class WordTokenizer(PaddedTokenizer):
         return bucket if known is None else known
 
 
-def tiny_clip(weights: str | os.PathLike[str] | None = TINY_WEIGHTS) -> CLIPBackbone:
+def tiny_clip(
+    weights: str | os.PathLike[str] | None = TINY_WEIGHTS, *, name: str = "tiny"
+) -> CLIPBackbone:
     """Build the tiny CLIP: 64×64 images to 1 + 8·8 tokens of 128 dimensions.
 
     Args:
         weights: a safetensors file; None for random weights, drawn from torch's generator.
+        name: for printouts and records.
 
     Returns:
         The backbone, in float32 and evaluation mode.
@@ -112,7 +122,7 @@ def tiny_clip(weights: str | os.PathLike[str] | None = TINY_WEIGHTS) -> CLIPBack
     )
     with nullcontext() if weights is None else unfilled():
         backbone = CLIPBackbone(
-            config, tokenizer, name="tiny", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+            config, tokenizer, name=name, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
         )
     if weights is not None:
         state = {name: tensor.float() for name, tensor in load_tensors(Path(weights)).items()}

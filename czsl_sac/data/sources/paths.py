@@ -45,17 +45,16 @@ def locate(folder: Path, path: str) -> str:
 
 
 def outside(paths: Iterable[str]) -> list[str]:
-    """Return those paths, as `locate` returns them, that lead out of their folder, each once.
+    """Return those paths that lead out of the folder they are relative to, each once.
 
     Args:
-        paths: relative, or absolute.
+        paths: with slashes; relative, or absolute.
 
     Examples:
-        >>> outside(["../other/1.jpg", "..jpg", "/photos/1.jpg", "../other/1.jpg"])
-        ['../other/1.jpg', '/photos/1.jpg']
+        >>> outside(["../other/1.jpg", "..jpg", "/photos/1.jpg", "a/../../1.jpg"])
+        ['../other/1.jpg', '/photos/1.jpg', 'a/../../1.jpg']
     """
-    found = dict.fromkeys(path for path in paths if path[0] == "/" or path.split("/")[0] == "..")
-    return list(found)
+    return [path for path in dict.fromkeys(paths) if normpath(path).split("/")[0] in ("", "..")]
 
 
 def is_system_file(path: PurePath) -> bool:

@@ -24,10 +24,12 @@ class EncodedImages(NamedTuple):
     Attributes:
         tokens: `[B, T, D]`, the class token first.
         condensed: v_q of the condenser, `[B, D]`, or None without it.
+        attention: of its last block, mean over heads, `[B, T]`, or None without it.
     """
 
     tokens: Tensor
     condensed: Tensor | None
+    attention: Tensor | None = None
 
 
 class SACPredictor(ChunkedPredictor):
@@ -64,7 +66,9 @@ class SACPredictor(ChunkedPredictor):
     def encode(self, images: Tensor) -> EncodedImages:
         """Return tokens and condensed features of images `[B, 3, H, W]`."""
         tokens = self.method.encode(images)
-        return EncodedImages(tokens, None if self.condenser is None else self.condenser(tokens))
+        if self.condenser is None:
+            return EncodedImages(tokens, None)
+        return EncodedImages(tokens, *self.condenser(tokens, return_attention=True))
 
     @torch.no_grad()
     def score_chunks(self, encoded: EncodedImages) -> Iterator[Tensor]:
@@ -132,10 +136,7 @@ class SACPredictor(ChunkedPredictor):
     @torch.no_grad()
     def attention(self, encoded: EncodedImages) -> Tensor | None:
         """Return where the condenser's last block looks, mean over heads, `[B, T]`."""
-        if self.condenser is None:
-            return None
-        attention: Tensor = self.condenser(encoded.tokens, return_attention=True)[1]
-        return attention
+        return encoded.attention
 
     def restart(self) -> None:
         """Let the bank hold training images alone again."""
