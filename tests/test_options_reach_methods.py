@@ -40,7 +40,7 @@ def others(options: type[MethodOptions], name: str) -> Iterator[Any]:
     elif kind is str:
         yield "one old picture"
     elif kind is int:
-        yield 2 if value is None else value - 1
+        yield 2 if value in (None, 1) else value - 1
     else:
         yield 0.25
 
