@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     torch.set_num_threads(options.threads)
     on_cpu = options.device == "cpu"
-    dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
+    dtype = options.dtype or own_dtype(options.device)
     torch.backends.cuda.matmul.allow_tf32 = dtype == "TF32"
     for name in options.shapes or (CLOSED_WORLD if on_cpu else list(SHAPES)):
         for mode in options.modes:
@@ -184,6 +184,11 @@ def measure(options: Options, name: str, mode: Mode, dtype: str) -> list[dict[st
         }
         for each in chosen
     ]
+
+
+def own_dtype(device: str) -> str:
+    """Return the dtype that a device is measured in unless another is asked for."""
+    return "float32" if device == "cpu" else "bfloat16"
 
 
 def short(row: dict[str, object]) -> dict[str, object]:
@@ -317,10 +322,11 @@ def prepare(
 
 
 def draw(path: Path, picture: Path) -> None:
-    """Draw the latest rows of each hardware, as ratios to the matrix product and as memory."""
+    """Draw the latest rows of each hardware in its own dtype: ratios to the product, memory."""
     import matplotlib.pyplot as plt
 
     rows = latest_rows(path, ("hardware", "dtype", "mode", "shape", "implementation"))
+    rows = {key: row for key, row in rows.items() if row["dtype"] == own_dtype(row["device"])}
     panels = sorted({key[:3] for key in rows})
     names = [name for name in IMPLEMENTATIONS if any(key[4] == name for key in rows)]
     figure, axes = plt.subplots(

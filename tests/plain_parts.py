@@ -105,7 +105,7 @@ def attend(attention: CrossAttention, query: Tensor, context: list[Tensor]) -> T
     q = linear(attention.q_proj, query)
     keys = [linear(attention.k_proj, y) for y in context]
     values = [linear(attention.v_proj, y) for y in context]
-    return linear(attention.out_proj, _heads(q, keys, values, attention.num_heads))
+    return linear(attention.out_proj, weigh_heads(q, keys, values, attention.num_heads))
 
 
 def block(part: nn.Module, tokens: list[Tensor]) -> list[Tensor]:
@@ -117,7 +117,7 @@ def block(part: nn.Module, tokens: list[Tensor]) -> list[Tensor]:
     values = [p[2 * width :] for p in projected]
     out = []
     for x, p in zip(tokens, projected, strict=True):
-        gathered = _heads(p[:width], keys, values, part.attn.num_heads)
+        gathered = weigh_heads(p[:width], keys, values, part.attn.num_heads)
         x = x + linear(part.attn.out_proj, gathered)
         out.append(x + mlp(part.mlp, layer_norm(part.ln_2, x)))
     return out
@@ -128,7 +128,8 @@ def cross_entropy(logits: Tensor, target: int) -> Tensor:
     return torch.log(torch.exp(logits).sum()) - logits[target]
 
 
-def _heads(query: Tensor, keys: list[Tensor], values: list[Tensor], heads: int) -> Tensor:
+def weigh_heads(query: Tensor, keys: list[Tensor], values: list[Tensor], heads: int) -> Tensor:
+    """What one projected query gathers of projected values, head by head."""
     size = len(query) // heads
     parts = []
     for h in range(heads):

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 
 from czsl_sac.clip.adapters.adaptformer import AdaptFormer, apply_adaptformer
 from czsl_sac.clip.transformer import ResidualAttentionBlock, Transformer
+from czsl_sac.training.build import build_backbone
+from czsl_sac.training.config import BackboneConfig
 
 
 def test_a_block_adds_both_adapters_to_what_enters_attention_and_mlp() -> None:
@@ -106,3 +108,11 @@ def test_adapters_do_not_pass_for_plain_clip_weights() -> None:
     assert backbone.openai_state_dict()
     with pytest.raises(ValueError, match=r"adapters .* cannot be merged"):
         copied.openai_state_dict()
+
+
+def test_a_run_may_adapt_some_layers() -> None:
+    config = BackboneConfig(train_backbone="adaptformer", adapter_layers=(1, 3))
+    blocks = build_backbone(config).visual.transformer.resblocks
+    assert [block.attn_adapter is not None for block in blocks] == [False, True, False, True]
+    everywhere = build_backbone(BackboneConfig(train_backbone="adaptformer"))
+    assert all(block.mlp_adapter for block in everywhere.visual.transformer.resblocks)

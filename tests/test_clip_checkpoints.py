@@ -77,6 +77,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "DataParallel": nn.DataParallel,
     "compiled": torch.compile,
     "both": lambda model: torch.compile(nn.DataParallel(model)),
+    "both, the other way": lambda model: nn.DataParallel(torch.compile(model)),
 }
 
 

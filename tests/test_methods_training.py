@@ -1,6 +1,7 @@
 """Every method with every alignment trains, evaluates, saves and resumes by the one loop."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from tiny_runs import options_of
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from czsl_sac import CSP, DFSP, CoOp, CZSLEvaluator, Troika, ZeroShotCLIP
+from czsl_sac import DFSP, CZSLEvaluator, Troika, ZeroShotCLIP
 from czsl_sac.clip import apply_adaptformer
 from czsl_sac.files import load_tensors
 from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.methods.registry import method_class, method_names
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import fit
@@ -22,14 +24,21 @@ from czsl_sac.training.run_folder import BEST, RunFolder
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 
-METHODS = {
-    "coop": CoOp,
-    "csp": CSP,
-    "txt2img": DFSP,
-    "img2txt": DFSP,
-    "troika": Troika,
-    "legacy troika": Troika,
+VARIANTS: dict[str, dict[str, object]] = {
+    "txt2img": {"method": "dfsp", "fusion": "txt2img"},
+    "img2txt": {"method": "dfsp", "fusion": "img2txt"},
+    "troika": {"method": "troika", "traction_layers": 1},
+    "legacy troika": {
+        "method": "troika",
+        "traction_layers": 1,
+        "legacy_eval_mode": True,
+        "legacy_patch_norm": True,
+    },
 }
+"""Methods that run with other options than their defaults."""
+
+# SAC's stages have tests of their own.
+NAMES = [*(name for name in method_names() if name not in ("dfsp", "sac", "zero-shot")), *VARIANTS]
 
 
 class Pictures:
@@ -51,16 +60,11 @@ class Pictures:
 
 
 def config(name: str, alignment: str) -> TrainConfig:
-    legacy = {"legacy_eval_mode": True, "legacy_patch_norm": True}
-    troika = {"method": "troika", "traction_layers": 1, "chunk_size": 2}
-    own = {
-        "txt2img": {"method": "dfsp", "fusion": name},
-        "img2txt": {"method": "dfsp", "fusion": name, "chunk_size": 2},
-        "troika": troika,
-        "legacy troika": {**troika, **legacy},
-    }
+    method = options_of(alignment=alignment, **VARIANTS.get(name, {"method": name}))
+    if hasattr(method, "chunk_size"):
+        method = replace(method, chunk_size=2)
     return TrainConfig(
-        method=options_of(alignment=alignment, **own.get(name, {"method": name})),
+        method=method,
         # 12 images: the last batch has one, which BatchNorm cannot take a variance of.
         optim=OptimConfig(epochs=3, batch_size=11, lr=1e-2, eval_batch_size=5),
     )
@@ -75,7 +79,7 @@ def make(settings: TrainConfig) -> CZSLMethod:
 
 
 @pytest.mark.parametrize(
-    ("name", "alignment"), list(itertools.product(METHODS, ["cls", "patch_max"]))
+    ("name", "alignment"), list(itertools.product(sorted(set(NAMES)), ["cls", "patch_max"]))
 )
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     name: str, alignment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,7 +87,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     settings, data, session = config(name, alignment), Pictures(), Session(batch_size=4)
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     method = make(settings)
-    assert type(method) is METHODS[name]
+    kind = type(method)
+    assert kind is method_class(settings.method)
     start = {key: value.clone() for key, value in method.trained_state().items()}
     records = fit(method, data, settings, whole, session).records
     assert [record["epoch"] for record in records] == [1, 2, 3]
@@ -98,9 +103,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
             raise StopError
         train_stage(self, stage)
 
-    train_stage = METHODS[name].train_stage
+    train_stage = kind.train_stage
     with monkeypatch.context() as patch:
-        patch.setattr(METHODS[name], "train_stage", stop_in_second_epoch)
+        patch.setattr(kind, "train_stage", stop_in_second_epoch)
         with pytest.raises(StopError):
             fit(make(settings), data, settings, parts, session)
     resumed = make(settings)

@@ -21,6 +21,7 @@ from czsl_sac.evaluation import (
     threshold_grid,
 )
 from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.methods.registry import method_names, method_options
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
@@ -28,7 +29,7 @@ from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 
 BATCH = 4
-METHODS = ["zero-shot", "coop", "csp", "dfsp", "troika", "sac"]
+METHODS = method_names()
 
 
 class Pictures:
@@ -51,7 +52,7 @@ def make(name: str, alignment: str = "patch_max") -> CZSLMethod:
     backbone = random_backbone().float()
     if name == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
-    chunks = {"chunk_size": 2} if name in ("dfsp", "troika") else {}
+    chunks = {"chunk_size": 2} if hasattr(method_options(name), "chunk_size") else {}
     options = options_of(name, alignment=alignment, **chunks)
     method = build_method(TrainConfig(method=options), backbone, Pictures.space)
     randomize(method)

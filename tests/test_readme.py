@@ -40,11 +40,13 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize(("page", "code"), examples("python"))
-def test_python_on_the_pages_runs(page: Path, code: str) -> None:
+def test_python_on_the_pages_runs(
+    page: Path, code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     names: dict[str, object] = {}
     exec(compile(code, str(page), "exec"), names)
     tensors = [value for value in names.values() if isinstance(value, torch.Tensor)]
-    assert tensors
+    assert tensors or capsys.readouterr().out
     assert all(tensor.isfinite().all() for tensor in tensors)
 
 

@@ -16,9 +16,10 @@ from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.files import load_tensors, write_atomically
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training import loop
+from czsl_sac.training.checkpoint import Checkpoint
 from czsl_sac.training.config import OptimConfig, TrainConfig
 from czsl_sac.training.loop import fit
-from czsl_sac.training.run_folder import BEST, LAST, METRICS, Checkpoint, RunFolder
+from czsl_sac.training.run_folder import BEST, LAST, METRICS, RunFolder
 from czsl_sac.training.scoring import evaluate_method, split_candidates
 from czsl_sac.training.session import Session
 
@@ -203,7 +204,7 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     for content in (b"nonsense", b""):
         for name in (LAST, BEST):
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=r"last.pt is damaged but must be a checkpoint"):
+        with pytest.raises(ValueError, match=r"last.pt: the file is damaged but must be a che"):
             folder.load_checkpoint()
         with pytest.raises(ValueError, match=r"best.safetensors is damaged but must be a safeten"):
             load_tensors(tmp_path / BEST)

@@ -9,6 +9,9 @@ import tyro
 from czsl_sac.checks import check_choice, check_range
 from czsl_sac.cli.options import parse_options
 
+_CHANGES = ("backbone", "epochs", "images_per_pair", "precision")
+"""Options of this command that are options of every run."""
+
 
 @dataclass(frozen=True)
 class ReproduceOptions:
@@ -29,6 +32,8 @@ class ReproduceOptions:
     """Epochs of every run; None takes each method's own."""
     images_per_pair: int | None = None
     """Scenes: training images per seen composition; None takes the preset's."""
+    precision: Literal["auto", "no", "tf32", "bf16", "fp16"] | None = None
+    """Precision of every run; None takes the preset's."""
     processes: int = 1
     """Runs that are trained side by side."""
     seeds: int = 3
@@ -64,7 +69,6 @@ def run(arguments: list[str]) -> int:
         missing,
         planned,
         seconds_needed,
-        train_all,
     )
     from czsl_sac.experiments.tables import frame, markdown
     from czsl_sac.files import write_bytes
@@ -78,7 +82,7 @@ def run(arguments: list[str]) -> int:
     for name in names:
         check_choice("what", name, STUDIES)
     studies = [STUDIES[name] for name in names]
-    given = {name: getattr(options, name) for name in ("backbone", "epochs", "images_per_pair")}
+    given = {name: getattr(options, name) for name in _CHANGES}
     changes = {name: value for name, value in given.items() if value is not None}
     setting = Setting(
         options.dataset,
@@ -100,10 +104,8 @@ def run(arguments: list[str]) -> int:
         for path, config in todo.items():
             print(f"{path.name}: {config.method.label}, seed {config.seed}")
         return 0
-    if options.processes > 1:
-        train_all(todo, options.processes)
     for study in studies:
-        measured = measure(study, setting)
+        measured = measure(study, setting, processes=options.processes)
         table = frame(study, measured, setting)
         base = options.out / f"{study.name}-{options.dataset}"
         write_bytes(base.with_suffix(".csv"), table.to_csv(index=False).encode())

@@ -103,8 +103,8 @@ def parse(arguments: list[str]) -> TrainOptions | None:
 
 def _defaults(start: _Start) -> TrainOptions:
     if not start.resume:
-        name: Any = start.preset or "scenes"
-        method = start.method or "sac"
+        name: Any = "scenes" if start.preset is None else start.preset
+        method = "sac" if start.method is None else start.method
         return TrainOptions(preset_for(name, method), preset=name, method=method)
     if start.preset:
         raise ValueError(

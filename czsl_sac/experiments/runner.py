@@ -139,43 +139,60 @@ def _presentations(config: TrainConfig) -> float:
     return config.data.images_per_pair * 96.0 * config.optim.epochs
 
 
-def train_all(runs: Mapping[Path, TrainConfig], processes: int) -> None:
-    """Train runs side by side, in processes of their own.
-
-    Args:
-        runs: by folder.
-        processes: how many at a time.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        started = [pool.submit(_train_one, config, path) for path, config in runs.items()]
-        for done in tqdm(as_completed(started), "runs", len(started), disable=None):
-            done.result()
-
-
-def _train_one(config: TrainConfig, path: Path) -> None:
-    torch.set_num_threads(1)  # the others need the cores
-    train(config, path, resume=RunFolder(path).holds_run)
-
-
-def measure(study: Study, setting: Setting) -> list[Measurement]:
+def measure(study: Study, setting: Setting, *, processes: int = 1) -> list[Measurement]:
     """Train what is missing for a study and measure its rows.
 
     Args:
         study: table or figure.
         setting: on what it is measured.
+        processes: runs that are trained side by side.
 
     Raises:
         ValueError: a run in the folder is damaged.
     """
-    cells = list(_cells([study], setting))
-    found = []
-    for _, row, seed in tqdm(cells, desc=study.name, leave=False, disable=None):
-        config = configuration(row, setting, seed)
-        path = run_dir(config, setting)
-        train(config, path, resume=RunFolder(path).holds_run)
-        found.append(Measurement(row, seed, path, _result(path, row, study)))
-    return found
+    cells = [(row, seed) for _, row, seed in _cells([study], setting)]
+    shared: dict[Path, list[tuple[Row, int]]] = {}
+    for row, seed in cells:
+        shared.setdefault(run_dir(configuration(row, setting, seed), setting), []).append(
+            (row, seed)
+        )
+    measured: dict[tuple[str, int], Measurement] = {}
+    for found in tqdm(
+        _done(shared, study, setting, processes), study.name, len(shared), leave=False, disable=None
+    ):
+        measured.update({(m.row.label, m.seed): m for m in found})
+    return [measured[row.label, seed] for row, seed in cells]
+
+
+def _done(
+    shared: Mapping[Path, list[tuple[Row, int]]], study: Study, setting: Setting, processes: int
+) -> Iterator[list[Measurement]]:
+    """The measurements of each run, as they come."""
+    if processes == 1:
+        for path, cells in shared.items():
+            yield _measure_run(path, cells, study, setting)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+        started = [
+            pool.submit(_measure_run, path, cells, study, setting) for path, cells in shared.items()
+        ]
+        for done in as_completed(started):
+            yield done.result()
+
+
+def _measure_run(
+    path: Path, cells: list[tuple[Row, int]], study: Study, setting: Setting
+) -> list[Measurement]:
+    """The rows of one run: it is trained unless all of them were measured before."""
+    if not all(_kept(path, row, study).is_file() for row, _ in cells):
+        train(configuration(*_first(cells, setting)), path, resume=RunFolder(path).holds_run)
+    return [Measurement(row, seed, path, _result(path, row, study)) for row, seed in cells]
+
+
+def _first(cells: list[tuple[Row, int]], setting: Setting) -> tuple[Row, Setting, int]:
+    row, seed = cells[0]
+    return row, setting, seed
 
 
 def _cells(studies: Iterable[Study], setting: Setting) -> Iterator[tuple[Study, Row, int]]:
@@ -193,25 +210,37 @@ def _stages(row: Row) -> tuple[str, ...]:
     return method_class(method_options(row.method)()).stages
 
 
+def _kept(path: Path, row: Row, study: Study) -> Path:
+    """Where a row's metrics are kept, in its run's folder."""
+    return path / "results" / f"{sha256(_how(row, study).encode()).hexdigest()[:10]}.json"
+
+
+def _how(row: Row, study: Study) -> str:
+    return json.dumps({"inference": dict(row.inference), "world": study.world}, sort_keys=True)
+
+
 def _result(path: Path, row: Row, study: Study) -> CZSLResult:
     """The metrics of a row, from the run's folder where they were measured before."""
-    key = json.dumps({"inference": dict(row.inference), "world": study.world}, sort_keys=True)
-    kept = path / "results" / f"{sha256(key.encode()).hexdigest()[:10]}.json"
+    kept = _kept(path, row, study)
     if kept.is_file():
         values = read_json(kept, "delete it, it is made again")
         return CZSLResult.from_dict(values["result"])
-    changes = _that_differ(path, row.inference)
-    if not changes and study.world == "closed":
-        folder = RunFolder(path)
-        batch_size = folder.read_record().config.optim.eval_batch_size
-        tested = folder.load_test(folder.weights("best")[0], batch_size)
-        if tested is not None:
-            return tested
-    run = TrainedRun.load(path, **changes)
-    world = OpenWorld() if study.world == "open" else None
-    result = run.evaluate(open_world=world)
-    save_json(kept, {"measured": json.loads(key), "result": result.to_dict(details=True)})
+    result = _tested(path, row, study)
+    if result is None:
+        run = TrainedRun.load(path, **_that_differ(path, row.inference))
+        result = run.evaluate(open_world=OpenWorld() if study.world == "open" else None)
+    how = json.loads(_how(row, study))
+    save_json(kept, {"measured": how, "result": result.to_dict(details=True)})
     return result
+
+
+def _tested(path: Path, row: Row, study: Study) -> CZSLResult | None:
+    """What training itself measured, where the row asks for no more."""
+    if study.world == "open" or _that_differ(path, row.inference):
+        return None
+    folder = RunFolder(path)
+    batch_size = folder.read_record().config.optim.eval_batch_size
+    return folder.load_test(folder.weights("best")[0], batch_size)
 
 
 def _that_differ(path: Path, inference: Mapping[str, Any]) -> dict[str, Any]:

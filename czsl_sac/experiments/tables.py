@@ -56,16 +56,22 @@ def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) ->
     """
     table = frame(study, measured, setting)
     paper = {m.row.label: _published(m, setting.dataset) for m in measured}
+    auc = {label: group.set_index("seed")["auc"] for label, group in table.groupby("row")}
+    against = {m.row.label: m.row.against for m in measured if m.row.against}
     rows = []
     for label, group in table.groupby("row", sort=False):
         cells = [spread(100 * group[field]) for field in METRICS.values()]
         if table["rmg"].notna().any():
             cells.append(f"{group['rmg'].mean():.4f}" if group["rmg"].notna().all() else "")
+        if against:
+            other = against.get(str(label))
+            cells.append(paired_difference(100 * auc[label], 100 * auc[other]) if other else "")
         rows.append([label, *cells, paper[str(label)]])
     gap = ["RMG"] if table["rmg"].notna().any() else []
     own = setting.dataset in DATA_SETS
     there = "S / U / HM / AUC" if own else f"AUC on {' / '.join(DATA_SETS.values())}"
-    headers = ["", *METRICS, *gap, f"the paper's {there}"]
+    compared = ["AUC against the row it belongs to [95 % t-interval]"] if against else []
+    headers = ["", *METRICS, *gap, *compared, f"the paper's {there}"]
     text = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
     seeds = table["seed"].nunique()
     said = (

@@ -29,6 +29,7 @@ class CrossAttention(nn.Module):
         num_heads: H, a divisor of W; None takes `max(1, width // 64)`.
         qkv_bias: whether the projections of queries, keys and values have a bias; that of the
             output always has.
+        dropout: probability of zeroing a weight of the attention in training.
 
     Raises:
         ValueError: `num_heads` does not divide `width`.
@@ -43,7 +44,14 @@ class CrossAttention(nn.Module):
         torch.Size([3, 4, 8])
     """
 
-    def __init__(self, width: int, num_heads: int | None = None, *, qkv_bias: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int | None = None,
+        *,
+        qkv_bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         heads = max(1, width // 64) if num_heads is None else num_heads
         if heads < 1 or width % heads:
@@ -51,6 +59,7 @@ class CrossAttention(nn.Module):
                 f"num_heads is {heads} but must divide width = {width}: pass num_heads explicitly."
             )
         self.num_heads = heads
+        self.dropout = dropout
         self.q_proj = nn.Linear(width, width, bias=qkv_bias)
         self.k_proj = nn.Linear(width, width, bias=qkv_bias)
         self.v_proj = nn.Linear(width, width, bias=qkv_bias)
@@ -62,14 +71,19 @@ class CrossAttention(nn.Module):
 
     def forward(self, query: Tensor, context: KeysValues) -> Tensor:
         """Return what queries `[..., n, W]` gather, `[..., n, W]`."""
-        queries = self._heads(self.q_proj(query))
+        return self.out_proj(self.gather(self.q_proj(query), context))
+
+    def gather(self, projected: Tensor, context: KeysValues) -> Tensor:
+        """Return the values that projected queries `[..., n, W]` weigh, heads side by side."""
+        queries = self._heads(projected)
         leading = torch.broadcast_shapes(queries.shape[:-2], context.keys.shape[:-2])
         gathered = F.scaled_dot_product_attention(
             queries.expand(*leading, -1, -1),
             context.keys.expand(*leading, -1, -1),
             context.values.expand(*leading, -1, -1),
+            dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.out_proj(gathered.transpose(-3, -2).flatten(-2))
+        return gathered.transpose(-3, -2).flatten(-2)
 
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)

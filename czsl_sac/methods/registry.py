@@ -27,9 +27,8 @@ def method_names() -> tuple[str, ...]:
         >>> "sac" in method_names() and "zero-shot" in method_names()
         True
     """
-    own = [m.name.replace("_", "-") for m in iter_modules(czsl_sac.methods.__path__) if m.ispkg]
     others = [point.name for point in entry_points(group=ENTRY_POINTS)]
-    return tuple(dict.fromkeys(sorted(own) + sorted(others)))
+    return tuple(dict.fromkeys(_own() + sorted(others)))
 
 
 @cache
@@ -48,9 +47,8 @@ def method_options(method: str) -> type[MethodOptions]:
     """
     if ":" in method:
         return _options_of(_load(method), method)
-    folder = method.replace("-", "_")
-    if any(m.ispkg and m.name == folder for m in iter_modules(czsl_sac.methods.__path__)):
-        module = import_module(f"czsl_sac.methods.{folder}.options")
+    if method in _own():
+        module = import_module(f"czsl_sac.methods.{method.replace('-', '_')}.options")
         return next(
             value
             for value in vars(module).values()
@@ -87,14 +85,20 @@ def reference(options: MethodOptions) -> str:
     return options.implementation
 
 
+def _own() -> list[str]:
+    folders = (m.name for m in iter_modules(czsl_sac.methods.__path__) if m.ispkg)
+    return sorted(name.replace("_", "-") for name in folders)
+
+
 def _load(where: str) -> Any:
     module, _, name = where.partition(":")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a foreign module raises
         raise ValueError(
             f"method is {where!r} but must be MODULE:CLASS of a method that can be imported "
-            f"({error}): install its package, or put its folder on PYTHONPATH."
+            f"({type(error).__name__}: {error}): install its package, put its folder on "
+            "PYTHONPATH, or mend it."
         ) from error
 
 

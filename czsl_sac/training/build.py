@@ -65,6 +65,7 @@ def build_backbone(config: BackboneConfig, *, precision: str = "no") -> CLIPBack
             bottleneck=config.adapter_bottleneck,
             scale=config.adapter_scale,
             dropout=config.adapter_dropout,
+            layers=config.adapter_layers,
         )
     return backbone
 

@@ -72,8 +72,8 @@ class BackboneConfig:
     """CLIP and what of its vision tower is trained."""
 
     backbone: str = "tiny"
-    """CLIP to start from: tiny or tiny-patches (built in), tiny:FILE of the laboratory's weights, an
-    OpenAI name such as ViT-L/14, a .pt file of theirs, open_clip:MODEL/PRETRAINED, or
+    """CLIP to start from: tiny or tiny-patches (built in), tiny:FILE of the laboratory's
+    weights, an OpenAI name such as ViT-L/14, a .pt file of theirs, open_clip:MODEL/PRETRAINED, or
     transformers:NAME."""
     train_backbone: Literal["lora", "adaptformer", "none", "full"] = "lora"
     """What of the vision tower learns: LoRA (the paper), AdaptFormer's adapters (Troika), nothing
@@ -94,6 +94,8 @@ class BackboneConfig:
     """Factor of each adapter's output (Troika's)."""
     adapter_dropout: float = 0.1
     """Dropout inside each adapter (Troika's)."""
+    adapter_layers: tuple[int, ...] | None = None
+    """Vision layers that get adapters, counted from 0; None means all (Troika)."""
     activation: Literal["quick_gelu", "gelu"] | None = None
     """What weights at a path were trained with: quick_gelu (OpenAI's) or gelu (most of
     open_clip's); None takes what the source says."""
@@ -182,6 +184,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_range("seed", self.seed, low=0)
+        groups = (self, self.data, self.backbone, self.optim)
+        taken = {option.name for group in groups for option in fields(group)}
+        for option in fields(self.method):
+            if option.name in taken:
+                raise ValueError(
+                    f"{self.method.label} has the option {option.name} but must not, since every "
+                    "run has one of that name: rename it."
+                )
         if self.data.feature_cache is None:
             return
         reads = self.method.reads

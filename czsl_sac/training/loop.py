@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from czsl_sac.data import CZSLData
 from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.training.checkpoint import Checkpoint, Progress
 from czsl_sac.training.config import TrainConfig
-from czsl_sac.training.run_folder import LAST, Checkpoint, Progress, RunFolder, naming
+from czsl_sac.training.run_folder import LAST, RunFolder, naming
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 

@@ -1,7 +1,9 @@
 """The record of a run: all that decided it, kept so that nothing can change unnoticed."""
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from hashlib import sha256
 from importlib.metadata import distributions
 from typing import Any
 
@@ -98,16 +100,28 @@ class RunRecord:
                 "the record is damaged but must be as the run wrote it: put a copy back, or train "
                 "the run again."
             )
+        backbone, splits, versions = values["backbone"], values["splits"], values["versions"]
+        texts = (*backbone.values(), *splits.values(), *versions.values(), values["created"])
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("the record is damaged but must hold texts: train the run again.")
         return cls(
             TrainConfig.from_dict(values["config"]),
             CompositionSpace.from_dict(values["space"]),
-            values["backbone"]["name"],
-            values["backbone"]["checksum"],
-            values["splits"],
-            values["versions"],
+            backbone["name"],
+            backbone["checksum"],
+            splits,
+            versions,
             values["created"],
-            tuple(values["changes"]),
+            tuple({**change} for change in values["changes"]),
         )
+
+    @property
+    def identity(self) -> str:
+        """Checksum of what never changes: by it a run's files know that they belong to it."""
+        decided = _flat(self.config.to_dict())
+        fixed = {name: value for name, value in decided.items() if name not in CHANGEABLE}
+        parts = (fixed, self.space.to_dict(), self.checksum, self.splits, self.created)
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def continued(self, config: TrainConfig, epoch: int) -> "RunRecord":
         """Return the record of a run that goes on with some options changed.

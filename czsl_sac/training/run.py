@@ -16,12 +16,13 @@ from czsl_sac.data import CZSLData, SplitName
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method, check_data_root
+from czsl_sac.training.checkpoint import Checkpoint
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import split_fingerprints
 from czsl_sac.training.loop import fit
 from czsl_sac.training.record import RunRecord
-from czsl_sac.training.run_folder import Checkpoint, RunFolder
+from czsl_sac.training.run_folder import RunFolder
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 from czsl_sac.training.trained import check_backbone, open_data

@@ -7,18 +7,14 @@ epoch), `memory.safetensors` (what the method remembers of the training images),
 (one record an epoch) and `test.json` (the result of the best epoch).
 """
 
-import io
 import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -34,34 +30,13 @@ from czsl_sac.files import (
     seal,
     write_bytes,
 )
+from czsl_sac.training.checkpoint import Checkpoint
 from czsl_sac.training.record import RunRecord
 
 RECORD, LAST, BEST = "config.json", "last.pt", "best.safetensors"
 MEMORY, METRICS, TEST = "memory.safetensors", "metrics.jsonl", "test.json"
 _CLAIM, _HOLDER = ".claim", ".claim.json"
-_SEAL = b"\nsha256:"
 _MADE_AGAIN = "delete it, it is made again"
-
-
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        stage: index of the stage to continue with.
-        epoch: epochs of that stage that have ended.
-        best_auc: best validation AUC of that stage so far.
-        best: which weights are the best, `"STAGE:EPOCH"`; empty before the first epoch has ended.
-        records: one record per epoch, as in `metrics.jsonl`.
-        finished: whether the last stage has had all its epochs.
-    """
-
-    stage: int = 0
-    epoch: int = 0
-    best_auc: float = -1.0
-    best: str = ""
-    records: list[dict[str, Any]] = field(default_factory=list)
-    finished: bool = False
 
 
 class Weights(NamedTuple):
@@ -76,23 +51,6 @@ class Weights(NamedTuple):
     tag: str
     file: Path
     tensors: dict[str, Tensor]
-
-
-@dataclass
-class Checkpoint:
-    """All that continues a run, as `last.pt` holds it.
-
-    Attributes:
-        progress: how far it has come.
-        weights: of the last epoch, by name.
-        best_weights: of the best epoch of the stage.
-        trainer: state of optimiser and schedule.
-    """
-
-    progress: Progress
-    weights: dict[str, Tensor]
-    best_weights: dict[str, Tensor]
-    trainer: dict[str, Any]
 
 
 class RunFolder:
@@ -176,12 +134,7 @@ class RunFolder:
         Args:
             checkpoint: after an epoch.
         """
-        buffer = io.BytesIO()
-        # As text, so that a run that was resumed writes the same bytes as one that was not.
-        progress = json.dumps(asdict(checkpoint.progress))
-        torch.save({**vars(checkpoint), "progress": progress}, buffer)
-        content = buffer.getvalue()
-        write_bytes(self.path / LAST, content + _SEAL + sha256(content).hexdigest().encode())
+        write_bytes(self.path / LAST, checkpoint.to_bytes(self._identity()))
         self.derive(checkpoint)
 
     def derive(self, checkpoint: Checkpoint) -> None:
@@ -192,7 +145,7 @@ class RunFolder:
         """
         progress, stale = checkpoint.progress, self.stale(checkpoint)
         if BEST in stale:
-            save_tensors(self.path / BEST, checkpoint.best_weights, {"weights": progress.best})
+            self._save_tensors(BEST, checkpoint.best_weights, progress.best)
         if METRICS in stale:
             write_bytes(self.path / METRICS, _lines(progress.records))
 
@@ -220,22 +173,11 @@ class RunFolder:
         path = self._file(LAST)
         if path is None:
             return None
-        content, found, digest = path.read_bytes().rpartition(_SEAL)
-        if not found or digest != sha256(content).hexdigest().encode():
-            raise ValueError(
-                f"{path} is damaged but must be a checkpoint as it was written: delete it and "
-                "train the run again, or put a copy of it back."
-            )
-        try:
-            values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            progress = Progress(**json.loads(values["progress"]))
-            return Checkpoint(**{**values, "progress": progress})
-        except Exception as error:  # torch raises many types for a file that is none of its own
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"{path} is of another version of czsl-sac but must be a checkpoint of this one "
-                f"({reason}): train the run again."
-            ) from error
+        with naming(path):
+            run, checkpoint = Checkpoint.from_bytes(path.read_bytes())
+        if run != self._identity():
+            raise self._foreign(path)
+        return checkpoint
 
     def weights(self, checkpoint: Literal["best", "last"]) -> Weights:
         """Return the weights of a checkpoint.
@@ -259,6 +201,8 @@ class RunFolder:
                 f"there is no {checkpoint} checkpoint in {self.path}: no epoch has ended yet; "
                 f"continue with czsl-sac train --resume --run-dir {self.path}."
             )
+        if not tag:
+            raise self._foreign(self.path / BEST)
         return Weights(tag, self.path / BEST, self._tensors(BEST))
 
     def save_memory(self, state: dict[str, Tensor], tag: str) -> None:
@@ -268,7 +212,7 @@ class RunFolder:
             state: tensors by name.
             tag: weights by which it was filled.
         """
-        save_tensors(self.path / MEMORY, state, {"weights": tag})
+        self._save_tensors(MEMORY, state, tag)
 
     def load_memory(self, tag: str) -> dict[str, Tensor] | None:
         """Return what the method remembers; None if it was not filled by these weights.
@@ -289,7 +233,7 @@ class RunFolder:
             tag: weights that were tested.
             batch_size: images of a batch, which decides how often a dynamic memory is updated.
         """
-        about = {"weights": tag, "batch_size": batch_size}
+        about = {"run": self._identity(), "weights": tag, "batch_size": batch_size}
         save_json(self.path / TEST, seal({**about, "result": result.to_dict(details=True)}))
 
     def load_test(self, tag: str, batch_size: int) -> CZSLResult | None:
@@ -310,7 +254,8 @@ class RunFolder:
             raise ValueError(
                 f"{path} is damaged but must hold a result as it was written: {_MADE_AGAIN}."
             )
-        if (found.get("weights"), found.get("batch_size")) != (tag, batch_size):
+        about = {"run": self._identity(), "weights": tag, "batch_size": batch_size}
+        if {name: found.get(name) for name in about} != about:
             return None
         with naming(path):
             return CZSLResult.from_dict(found["result"])
@@ -324,12 +269,28 @@ class RunFolder:
         saved = self.load_checkpoint()
         return [] if saved is None else saved.progress.records
 
+    def _identity(self) -> str:
+        return self.read_record().identity if self.holds_run else ""
+
+    def _save_tensors(self, name: str, tensors: dict[str, Tensor], tag: str) -> None:
+        save_tensors(self.path / name, tensors, {"weights": tag, "run": self._identity()})
+
     def _tag(self, name: str) -> str | None:
-        """Return which weights a file belongs to; None if there is no such file."""
+        """Return which weights a file belongs to; empty if to those of another run.
+
+        None if there is no such file.
+        """
         path = self._file(name)
         if path is None:
             return None
-        return read_metadata(path, remedy=self._remedy(name)).get("weights", "")
+        metadata = read_metadata(path, remedy=self._remedy(name))
+        return metadata.get("weights", "") if metadata.get("run") == self._identity() else ""
+
+    def _foreign(self, path: Path) -> ValueError:
+        return ValueError(
+            f"{path} is of another run but must be of the one in {self.path}: put its own back, or "
+            "train the run again."
+        )
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         return load_tensors(self.path / name, remedy=self._remedy(name), checked=True)

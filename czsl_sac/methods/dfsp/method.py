@@ -170,7 +170,8 @@ class DFSP(CZSLMethod):
 
     def decomposed_text(self, pairs: Tensor) -> DecomposedText:
         """Encode the prompts of `pairs` `[C, 2]`, in the text tower's chunks."""
-        chunk_size = self.backbone.text.chunk_size
+        length = self.prompts.context.shape[1] + 4  # start, context, attribute, object, end
+        chunk_size = self.backbone.text.prompts_at_once(length)
         embedded: Iterable[Tensor]
         if self.training:  # one draw of the dropout for all
             embedded = self.prompts.embed_compositions(pairs).split(chunk_size)

@@ -1,0 +1,193 @@
+"""CAMS: units that gather from the last vision layers, and a space of its own for each concept."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
+from czsl_sac.checks import check_range
+from czsl_sac.clip.backbone import CLIPBackbone
+from czsl_sac.clip.prompts import SoftPrompts
+from czsl_sac.functional.alignment import feature_similarity
+from czsl_sac.functional.losses import alignment_loss
+from czsl_sac.functional.precision import at_least_float32
+from czsl_sac.methods.cams.latent_units import LatentUnits, UnitSpaces
+from czsl_sac.methods.cams.options import CAMSOptions
+from czsl_sac.methods.parts import alignment_head, soft_prompts
+from czsl_sac.methods.three_branches import Branch, ThreeBranches
+from czsl_sac.space import CompositionSpace
+
+__all__ = ["CAMS", "CAMSFeatures"]
+
+
+class CAMSFeatures(NamedTuple):
+    """What CAMS makes of images.
+
+    Attributes:
+        tokens: in the joint space, `[B, T, D]`, the class token first: the global branch.
+        composition: of the units, in the space of compositions, `[B, D]`.
+        attribute: likewise of attributes.
+        object: likewise of objects.
+    """
+
+    tokens: Tensor
+    composition: Tensor
+    attribute: Tensor
+    object: Tensor
+
+
+class CAMS(ThreeBranches):
+    """Gated cross-attention and multi-space disentanglement.
+
+    Yang et al., "CAMS: Towards Compositional Zero-Shot Learning via Gated Cross-Attention and
+    Multi-Space Disentanglement" (arXiv 2511.16378, 2025). Latent units gather from the tokens of
+    the last vision layers; what they hold is seen in three spaces, of compositions, attributes and
+    objects, each compared with its own prompts. Beside them stands the global branch, CLIP's own
+    comparison of the image with the compositions. Adapters are in the same last layers:
+    `apply_adaptformer(backbone.visual, layers=...)`.
+
+    `alignment="patch_max"` changes the global branch, where the class token meets texts; the
+    units' features are one vector an image and stay as they are.
+
+    Args:
+        backbone: CLIP with adapters, all else frozen.
+        space: attributes, objects and compositions; the seen ones are trained on.
+        alignment: of the global branch: `"cls"` (Eq. 1, as published), `"patch_max"` (Eq. 2), or
+            an alignment head.
+        prompts: three sets of prompts; None makes them from the backbone's own words, with a
+            dropout of 0.3.
+        latent_units: number of units.
+        extraction_layers: how many of the last vision layers they look at; None: a third of all.
+        unit_dropout: on the units, and on the features of the three spaces.
+        attention_dropout: in the cross-attention and in the MLPs.
+        global_share: β in β l_global + (1 − β) l_units, the composition's logits at test.
+        primitive_loss_weight: weight of the attribute's and the object's loss.
+        train_temperature: learn 1/τ, which starts at the alignment head's.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+
+    Examples:
+        >>> from czsl_sac import CompositionSpace, load_backbone
+        >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
+        >>> model = CAMS(load_backbone("tiny").requires_grad_(False), space, latent_units=4)
+        >>> images = torch.zeros(2, 3, 64, 64)
+        >>> sorted(model(images, torch.tensor([0, 1]), stage="train"))
+        ['attribute', 'composition', 'global', 'object', 'total']
+    """
+
+    Options = CAMSOptions
+
+    @classmethod
+    def build(cls, options: CAMSOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "CAMS":
+        """Return the method that options describe; the arguments are those of every method."""
+        return cls(
+            backbone,
+            space,
+            alignment=alignment_head(options, backbone),
+            prompts=soft_prompts(options, backbone, space),
+            latent_units=options.latent_units,
+            extraction_layers=options.extraction_layers,
+            unit_dropout=options.unit_dropout,
+            attention_dropout=options.attention_dropout,
+            global_share=options.global_share,
+            primitive_loss_weight=options.primitive_loss_weight,
+            train_temperature=options.train_temperature,
+        )
+
+    def __init__(
+        self,
+        backbone: CLIPBackbone,
+        space: CompositionSpace,
+        *,
+        alignment: Alignment | Aligner = "cls",
+        prompts: SoftPrompts | None = None,
+        latent_units: int = 32,
+        extraction_layers: int | None = None,
+        unit_dropout: float = 0.5,
+        attention_dropout: float = 0.1,
+        global_share: float = 0.85,
+        primitive_loss_weight: float = 0.5,
+        train_temperature: bool = True,
+    ) -> None:
+        super().__init__(backbone, space)
+        width, layers = backbone.config.vision_width, backbone.config.vision_layers
+        count = max(1, layers // 3) if extraction_layers is None else extraction_layers
+        check_range("extraction_layers", count, low=1, high=layers)
+        check_range("global_share", global_share, low=0, high=1)
+        self.extraction_layers = range(layers - count, layers)
+        self.aligner = build_aligner(alignment, backbone.temperature)
+        self.prompts = prompts or SoftPrompts(
+            backbone.text, backbone.tokenizer, space.attributes, space.objects, dropout=0.3
+        )
+        self.units = LatentUnits(
+            latent_units, width, unit_dropout=unit_dropout, dropout=attention_dropout
+        )
+        self.spaces = UnitSpaces(
+            CAMSFeatures._fields[1:],
+            width,
+            backbone.embed_dim,
+            dropout=attention_dropout,
+            feature_dropout=unit_dropout,
+        )
+        # 1/τ and not τ is learned: a step of Adam moves 100 by little and 0.01 by much.
+        scale = 1.0 / torch.as_tensor(self.aligner.temperature, dtype=torch.float32)
+        self.scale = nn.Parameter(scale, requires_grad=train_temperature)
+        self.global_share = global_share
+        self.primitive_loss_weight = primitive_loss_weight
+
+    def encode(self, images: Tensor) -> CAMSFeatures:
+        """Return the tokens, and what the three spaces take of the units.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised.
+        """
+        layers = self.backbone.visual.layer_states(images, self.extraction_layers)
+        tokens = self.backbone.visual.project(layers[-1])
+        return CAMSFeatures(tokens, **self.spaces(self.units(layers)))
+
+    def branches(self, encoded: CAMSFeatures) -> list[Branch]:
+        """Return what makes logits of texts; the composition's are those of both its branches."""
+        return [
+            partial(self._mixed_logits, encoded),
+            partial(self._unit_logits, encoded.attribute),
+            partial(self._unit_logits, encoded.object),
+        ]
+
+    def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
+        """Return the cross-entropies of the units' three spaces and of the global branch.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised.
+            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
+            stage: `"train"`.
+
+        Returns:
+            Scalars `composition`, `attribute`, `object`, `global` and `total`.
+
+        Raises:
+            ValueError: a target is unseen.
+        """
+        text, *primitives = self.text_features(self.seen_pairs)
+        encoded = self.encode(images)
+        _, *branches = self.branches(encoded)
+        logits = [branch(t) for branch, t in zip(branches, primitives, strict=True)]
+        losses = self.branch_losses(
+            [self._unit_logits(encoded.composition, text), *logits], targets
+        )
+        of_image = alignment_loss(self._global_logits(encoded, text), self.seen_targets(targets))
+        return {**losses, "global": of_image, "total": losses["total"] + of_image}
+
+    def _mixed_logits(self, encoded: CAMSFeatures, text: Tensor) -> Tensor:
+        units = self._unit_logits(encoded.composition, text)
+        return torch.lerp(units, self._global_logits(encoded, text), self.global_share)
+
+    def _global_logits(self, encoded: CAMSFeatures, text: Tensor) -> Tensor:
+        return at_least_float32(self.aligner.similarity(encoded.tokens, text)) * self.scale
+
+    def _unit_logits(self, feature: Tensor, text: Tensor) -> Tensor:
+        similarities = feature_similarity(F.normalize(feature, dim=-1), text)
+        return at_least_float32(similarities) * self.scale
