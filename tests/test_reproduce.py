@@ -54,15 +54,10 @@ def test_the_papers_figures_stand_beside_their_rows() -> None:
     assert "mit-states" not in paper.TAB6["w SA"]
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("reproduced")
-
-
 def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
-    out: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, own = STUDIES["fig9"], setting(out)
+    study, own = STUDIES["fig9"], setting(tmp_path)
     train = runner.train
 
     def killed(*arguments: object, **options: object) -> object:
@@ -92,6 +87,11 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     again = measure(study, own)
     assert [m.result.auc for m in again] == [m.result.auc for m in measured]
     assert all(path.read_bytes() == content for path, content in kept.items())
+
+    how = [
+        json.loads(content)["measured"] for path, content in kept.items() if "results" in path.parts
+    ]
+    assert {"inference": {"beta": 0.3}, "world": "closed"} in how
 
     table = frame(study, measured, own)
     assert table["row"].tolist() == [f"β={b:g}" for b in (0, 0.1, 0.3, 0.5, 0.7, 0.9)]
@@ -124,8 +124,3 @@ def test_a_wrong_request_is_one_line(
 ) -> None:
     assert main(["reproduce", *arguments]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_what_was_measured_is_kept_with_how(out: Path) -> None:
-    kept = [json.loads(path.read_text("utf-8")) for path in out.rglob("results/*.json")]
-    assert {"inference": {"beta": 0.3}, "world": "closed"} in [one["measured"] for one in kept]
