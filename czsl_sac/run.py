@@ -27,6 +27,7 @@ class Run(TrainedRun):
         data: its data set, opened when first asked for.
 
     Examples:
+        >>> from dataclasses import replace
         >>> from tempfile import mkdtemp
         >>> small = preset_for("scenes", "zero-shot")
         >>> small = replace(small, data=replace(small.data, eval_images_per_pair=1))
