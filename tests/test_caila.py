@@ -264,6 +264,8 @@ def test_the_first_scales_and_the_layer_of_the_mixture() -> None:
     assert (model.vision.fusion_layer, len(model.vision.mixture)) == (1, 1)
     with pytest.raises(ValueError, match="fusion_layer is 2 but must be at most 1"):
         CAILA(random_backbone(), SPACE, fusion_layer=2)
+    with pytest.raises(ValueError, match="fusion_layer is 3"):  # it reaches the method
+        CAILA.build(CAILAOptions(fusion_layer=3), random_backbone(), SPACE)
     adapter = SerialAdapter(8)
     assert (adapter.down.out_features, float(adapter.up.bias.detach().abs().sum())) == (2, 0.0)
 

@@ -19,6 +19,9 @@ OF_MEMORY = {"chunk_size"}
 
 # Where an option is idle with the defaults, the others that make it count.
 NEEDS: dict[tuple[str, str], dict[str, Any]] = {
+    ("caila", "concept_shift"): {"concept_shift": 1.0},
+    ("logiczsl", "legacy_eval_mode"): {"traction_dropout": 0.5},
+    ("logiczsl", "parents"): {"concepts": "scenes"},
     ("sac", "condenser_epochs"): {"schedule": "staged"},
     ("dfsp", "chunk_size"): {"fusion": "img2txt"},
     ("rapr", "database_size"): {"database_size": 1},
@@ -27,13 +30,21 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("troika", "legacy_eval_mode"): {"traction_dropout": 0.5},
 }
 
+VALUES: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("caila", "fusion_layer"): (),  # two layers leave one choice: tests/test_caila.py
+    ("logiczsl", "concepts"): ("scenes",),
+}
+"""Other values, where those made from the type would be refused."""
+
 
 def others(options: type[MethodOptions], name: str) -> Iterator[Any]:
     """Yield other values that an option can have."""
     kind, value = get_type_hints(options)[name], getattr(options(), name)
     kinds = [k for k in get_args(kind) if k is not NoneType] if NoneType in get_args(kind) else []
     (kind,) = kinds or [kind]
-    if get_origin(kind) is Literal:
+    if (options.name, name) in VALUES:
+        yield from VALUES[options.name, name]
+    elif get_origin(kind) is Literal:
         yield from (choice for choice in get_args(kind) if choice != value)
     elif kind is bool:
         yield not value
