@@ -1,6 +1,13 @@
 """What every test and every docstring example may rely on."""
 
+import os
+
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores: one thread each, in the programs they start, too.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 

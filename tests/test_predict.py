@@ -7,6 +7,8 @@ import json
 import os
 import re
 import runpy
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -448,3 +450,29 @@ def test_a_data_set_with_other_compositions_is_refused(tmp_path: Path) -> None:
     run = load_run(copy_of(tiny_run(), tmp_path / "run", space=fewer))  # the weights fit
     with pytest.raises(ValueError, match=r"data_root holds .* but must hold .* on which the run"):
         run.evaluate()
+
+
+def test_control_characters_in_a_mistake_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "no\x1b[2Jrun", "x.png"]) == 2
+    assert main(["predict", str(tiny_run()), "no\x1b[2Jimage"]) == 2
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert said.count("no\\x1b[2J") >= 1
+
+
+def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "czsl_sac", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_standard_output_is_one_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "czsl_sac", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr == b"czsl-sac: error: [Errno 28] No space left on device\n"

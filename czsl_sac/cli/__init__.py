@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Every mistake of the user is one line and exit code 2."""
 
 import io
+import os
 import sys
 import traceback
 import warnings
@@ -10,6 +11,7 @@ from typing import TextIO
 
 from czsl_sac._version import __version__
 from czsl_sac.checks import suggestion
+from czsl_sac.data.words import visible
 
 __all__ = ["main"]
 
@@ -64,7 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return _dispatch(given)
+            code = _dispatch(given)
+            sys.stdout.flush()  # a full disk is met here, where it is an error
+            return code
+    except BrokenPipeError:  # whoever read, as `| head` does, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError, ImportError) as error:
         if show_traceback:
             traceback.print_exc()
@@ -97,11 +104,11 @@ def _dispatch(arguments: list[str]) -> int:
 def _sentence(error: Exception) -> str:
     """One line for any error; files by name rather than by errno."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
+        return visible(f"{error.strerror}: {error.filename}")
     text = str(error)
     if "\nOriginal Traceback " in text:  # from a process that reads images: its last line says it
         text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
-    return " ".join(text.split()) or type(error).__name__
+    return visible(" ".join(text.split())) or type(error).__name__
 
 
 def _show_warning(
@@ -113,4 +120,5 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print what a warning says; where it comes from means nothing on the command line."""
-    print(f"czsl-sac: warning: {' '.join(str(message).split())}", file=file or sys.stderr)
+    said = visible(" ".join(str(message).split()))
+    print(f"czsl-sac: warning: {said}", file=file or sys.stderr)
