@@ -97,6 +97,7 @@ class CrossBlock(nn.Module):
 
     Args:
         width: size of the tokens of both.
+        dropout: of the attention's weights, and after both layers of the MLP, in training.
 
     Shape:
         x `[..., n, W]`, y `[..., m, W]` → `[..., n, W]`; leading sizes broadcast.
@@ -106,18 +107,21 @@ class CrossBlock(nn.Module):
         torch.Size([2, 5, 8])
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_query = nn.LayerNorm(width)
         self.norm_context = nn.LayerNorm(width)
-        self.attention = CrossAttention(width, qkv_bias=True)
+        self.attention = CrossAttention(width, qkv_bias=True, dropout=dropout)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width)
         )
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x after it has looked at y."""
         context = self.attention.keys_values(self.norm_context(y))
         x = x + self.attention(self.norm_query(x), context)
-        return x + self.mlp(self.norm_mlp(x))
+        inner, activation, outer = self.mlp
+        hidden = self.dropout(activation(inner(self.norm_mlp(x))))
+        return x + self.dropout(outer(hidden))
