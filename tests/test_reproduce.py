@@ -1,16 +1,21 @@
 """`czsl-sac reproduce`: plans that fit the methods, runs trained once, tables as the paper's."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from czsl_sac.cli import main
+from czsl_sac.cli.train import parse
 from czsl_sac.experiments import paper, runner
 from czsl_sac.experiments.plan import STUDIES, Study
-from czsl_sac.experiments.runner import Setting, configuration, measure, missing, planned, run_dir
+from czsl_sac.experiments.runner import measure, missing, planned
+from czsl_sac.experiments.setting import Setting, configuration, run_dir
 from czsl_sac.experiments.tables import frame, markdown
 from czsl_sac.methods.registry import method_options
+from czsl_sac.training.presets import preset_for
 
 DATA_SETS = ("scenes", "ut-zappos", "mit-states", "cgqa")
 SMALL = {"images_per_pair": 1, "eval_images_per_pair": 1, "epochs": 1}
@@ -38,11 +43,26 @@ def test_every_row_is_a_configuration(study: Study, dataset: str, tmp_path: Path
 def test_rows_that_are_trained_alike_share_a_run(tmp_path: Path) -> None:
     own = Setting("mit-states", 2, tmp_path, tmp_path)
     table4 = planned([STUDIES["tab4"]], own)
-    assert len(table4) == 2 * 5  # of 7 rows three differ in the bank alone
+    assert len(table4) == 2 * 5 + 1  # of 7 rows three differ in the bank alone; CLIP has no seed
     assert planned([STUDIES["tab11"]], own).keys() < table4.keys()
     assert planned([STUDIES["fig9"], STUDIES["fig10"]], own).keys() < table4.keys()
     both = planned([STUDIES["tab4"], STUDIES["tab5"]], own)
-    assert len(both) == 2 * (5 + 3)  # the maximum of Tab. 5 is L_base of Tab. 4
+    assert len(both) == 2 * (5 + 3) + 1  # the maximum of Tab. 5 is L_base of Tab. 4
+
+
+def test_the_rows_of_the_ablation_are_the_options_that_the_manual_names(tmp_path: Path) -> None:
+    manual = (Path(__file__).parent.parent / "docs/index.md").read_text("utf-8")
+    section = manual.partition("(Tab. 4) as options")[2]
+    named = dict(re.findall(r"^\| ([^|]+?) \| (?:`([^`]*)`)?[^|]*\|$", section, re.MULTILINE))
+    rows = {row.label: row for row in STUDIES["tab4"].rows("scenes")}
+    assert len(rows) == 8
+    for label in paper.TAB4:
+        config = configuration(rows[label], Setting("scenes", 1, tmp_path), 0)
+        wanted = parse(["--preset", "scenes", *named[label].split()])
+        assert wanted is not None
+        assert config.with_options(**rows[label].inference) == wanted.config
+    own = configuration(rows["SAC on the class token"], Setting("scenes", 1, tmp_path), 0)
+    assert own == preset_for("scenes").with_options(alignment="cls")
 
 
 def test_the_papers_figures_stand_beside_their_rows() -> None:
@@ -54,22 +74,17 @@ def test_the_papers_figures_stand_beside_their_rows() -> None:
     assert "mit-states" not in paper.TAB6["w SA"]
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("reproduced")
-
-
 def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
-    out: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, own = STUDIES["fig9"], setting(out)
+    study, own = STUDIES["fig9"], setting(tmp_path)
     train = runner.train
 
     def killed(*arguments: object, **options: object) -> object:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_result", killed)
+        patch.setattr(runner, "_measurement", killed)
         with pytest.raises(KeyboardInterrupt):
             measure(study, own)
     assert not missing(planned([study], own))  # trained before it was killed
@@ -87,11 +102,18 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     folders = {m.run_dir for m in measured}
     assert folders == {run_dir(configuration(measured[0].row, own, 0), own)}
     kept = {path: path.read_bytes() for path in folders.pop().rglob("*.json")}
+    how = [json.loads(content).get("measured") for content in kept.values()]
+    assert {"inference": {"beta": 0.3}, "world": "closed"} in how
     monkeypatch.setattr(runner.TrainedRun, "load", killed)
     monkeypatch.setattr(runner, "train", killed)
     again = measure(study, own)
     assert [m.result.auc for m in again] == [m.result.auc for m in measured]
     assert all(path.read_bytes() == content for path, content in kept.items())
+
+    how = [
+        json.loads(content)["measured"] for path, content in kept.items() if "results" in path.parts
+    ]
+    assert {"inference": {"beta": 0.3}, "world": "closed"} in how
 
     table = frame(study, measured, own)
     assert table["row"].tolist() == [f"β={b:g}" for b in (0, 0.1, 0.3, 0.5, 0.7, 0.9)]
@@ -99,14 +121,19 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     page = markdown(study, measured, own)
     assert f"| {100 * measured[0].result.auc:.1f} " in page
     assert "not measured here" in page
-    assert "Made by `czsl-sac reproduce fig9 --dataset scenes --seeds 1`" in page
+    assert (
+        "Made by `czsl-sac reproduce fig9 --dataset scenes --seeds 1 --images-per-pair 1 " in page
+    )
 
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "tab4", "--dry-run", "--seeds", "2", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("1 table or figure from 10 runs, 10 of them to be trained: about ")
-    assert told.count("scenes-sac-") == 10
+    first, *commands = told.splitlines()
+    assert first.startswith("1 table or figure from 11 runs, 11 of them to be trained: about ")
+    parsed = [parse(shlex.split(line)[2:]) for line in commands]
+    runs = planned([STUDIES["tab4"]], Setting("scenes", 2, tmp_path))
+    assert {one.run_dir: one.config for one in parsed if one} == runs
     assert not list(tmp_path.iterdir())
 
 
@@ -124,8 +151,3 @@ def test_a_wrong_request_is_one_line(
 ) -> None:
     assert main(["reproduce", *arguments]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_what_was_measured_is_kept_with_how(out: Path) -> None:
-    kept = [json.loads(path.read_text("utf-8")) for path in out.rglob("results/*.json")]
-    assert {"inference": {"beta": 0.3}, "world": "closed"} in [one["measured"] for one in kept]

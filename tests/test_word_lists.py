@@ -33,7 +33,9 @@ def test_images_are_named_from_two_lists(words: Path) -> None:
     paths = write_scenes(words / "pictures", 2)
     given = ["predict", "pictures", *GIVEN, "--format", "csv", "--output", "out.csv"]
     assert main([*given, "--top-k", "6", "--heatmaps", "maps"]) == 0
-    assert compositions(words / "out.csv", paths[0].name) == {f"{a} {o}" for a in ("red", "blue", "yellow") for o in ("cat", "star")}
+    assert compositions(words / "out.csv", paths[0].name) == {
+        f"{a} {o}" for a in ("red", "blue", "yellow") for o in ("cat", "star")
+    }
     assert len(list((words / "maps").glob("*.png"))) == 2
     (words / "pairs.txt").write_text("red star\nblue cat\n", "utf-8")
     assert main([*given, "--candidates", "pairs.txt"]) == 0

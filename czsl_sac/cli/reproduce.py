@@ -1,15 +1,21 @@
 """`czsl-sac reproduce`: the paper's tables and figures, one command each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from czsl_sac.checks import check_choice, check_range
+from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
 
-_CHANGES = ("backbone", "epochs", "images_per_pair", "precision")
+if TYPE_CHECKING:
+    from czsl_sac.experiments.plan import Study
+    from czsl_sac.experiments.runner import Measurement
+    from czsl_sac.experiments.setting import Setting
+
+_CHANGES = ("backbone", "epochs", "images_per_pair", "precision", "num_workers")
 """Options of this command that are options of every run."""
 
 
@@ -21,7 +27,8 @@ class ReproduceOptions:
     """
 
     what: tyro.conf.Positional[tuple[str, ...]]
-    """Tables and figures: tab1 to tab11, fig1 to fig10, newer, or all."""
+    """Tables and figures: tab1 to tab11, fig1 to fig12 (fig4 makes fig4-left and fig4-right),
+    newer, alignments, or all."""
     dataset: Literal["scenes", "ut-zappos", "mit-states", "cgqa"] = "scenes"
     """Data set; scenes are generated."""
     data_root: Path | None = None
@@ -34,6 +41,8 @@ class ReproduceOptions:
     """Scenes: training images per seen composition; None takes the preset's."""
     precision: Literal["auto", "no", "tf32", "bf16", "fp16"] | None = None
     """Precision of every run; None takes the preset's."""
+    num_workers: int | None = None
+    """Processes that read images; None takes the preset's, and none in a quick run."""
     processes: int = 1
     """Runs that are trained side by side."""
     seeds: int = 3
@@ -41,13 +50,15 @@ class ReproduceOptions:
     out: Path = Path("reproduced")
     """Folder of runs, tables and pictures."""
     quick: bool = False
-    """One epoch on few images: shows that everything runs; the figures mean nothing."""
+    """One seed, one epoch, one image of each composition in a split: shows that everything runs;
+    the figures mean nothing."""
     dry_run: bool = False
-    """Say what would be trained and how long it may take, and do nothing."""
+    """Say how long it may take, and print the command of each run to be trained; do nothing."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "epochs", "images_per_pair", "processes"):
             check_range(name, getattr(self, name), low=1)
+        check_range("num_workers", self.num_workers, low=0)
 
 
 def run(arguments: list[str]) -> int:
@@ -61,27 +72,19 @@ def run(arguments: list[str]) -> int:
         return 0
 
     from czsl_sac.data.words import counted
-    from czsl_sac.experiments.figures import draw  # these load torch
-    from czsl_sac.experiments.plan import STUDIES
-    from czsl_sac.experiments.runner import (
-        Setting,
-        measure,
-        missing,
-        planned,
-        seconds_needed,
-    )
-    from czsl_sac.experiments.tables import frame, markdown
-    from czsl_sac.files import write_bytes
+    from czsl_sac.experiments.estimate import seconds_needed  # these load torch
+    from czsl_sac.experiments.plan import STUDIES, studies_named
+    from czsl_sac.experiments.runner import measure, missing, planned
+    from czsl_sac.experiments.setting import Setting, command
+    from czsl_sac.training.build import check_data_root
+    from czsl_sac.training.config import DataConfig
 
     if not options.what:
         raise ValueError(
             f"what is empty but must name tables and figures: give all, or some of "
             f"{', '.join(STUDIES)}."
         )
-    names = list(STUDIES) if "all" in options.what else list(options.what)
-    for name in names:
-        check_choice("what", name, STUDIES)
-    studies = [STUDIES[name] for name in names]
+    studies = studies_named(options.what)
     given = {name: getattr(options, name) for name in _CHANGES}
     changes = {name: value for name, value in given.items() if value is not None}
     setting = Setting(
@@ -92,26 +95,51 @@ def run(arguments: list[str]) -> int:
         options.quick,
         changes,
     )
+    check_data_root(DataConfig(dataset=options.dataset, data_root=options.data_root))
     runs = planned(studies, setting)
     todo = missing(runs)
-    hours = seconds_needed(runs) / 3600
+    seconds = seconds_needed(studies, setting)
+    time = "a time that the first run will tell" if seconds is None else _spoken(seconds)
     print(
         f"{counted(len(studies), 'table or figure', 'tables and figures')} from "
-        f"{counted(len(runs), 'run')}, {len(todo)} of them to be trained: about {hours:.1f} hours "
+        f"{counted(len(runs), 'run')}, {len(todo)} of them to be trained: about {time} "
         "on this machine."
     )
     if options.dry_run:
-        for path, config in todo.items():
-            print(f"{path.name}: {config.method.label}, seed {config.seed}")
+        for config in todo.values():
+            print(command(config, setting))
         return 0
     for study in studies:
-        measured = measure(study, setting, processes=options.processes)
-        table = frame(study, measured, setting)
-        base = options.out / f"{study.name}-{options.dataset}"
-        write_bytes(base.with_suffix(".csv"), table.to_csv(index=False).encode())
-        page = markdown(study, measured, setting)
-        write_bytes(base.with_suffix(".md"), page.encode())
-        if study.x:
-            draw(study, measured, setting, base.with_suffix(".png"))
-        print(f"\n{page.partition('Made by')[0].strip()}\n\nWritten to {base}.md and .csv")
+        write_study(study, measure(study, setting, processes=options.processes), setting)
     return 0
+
+
+def write_study(study: "Study", measured: "Sequence[Measurement]", setting: "Setting") -> None:
+    """Write a study's CSV, table and picture, and print the table.
+
+    Args:
+        study: table or figure.
+        measured: its rows.
+        setting: on what they were measured.
+    """
+    from czsl_sac.experiments.figures import draw
+    from czsl_sac.experiments.gallery import draw_images
+    from czsl_sac.experiments.tables import frame, markdown
+    from czsl_sac.files import write_bytes
+
+    base, page = setting.page(study.name), markdown(study, measured, setting)
+    table = frame(study, measured, setting)
+    write_bytes(base.with_suffix(".csv"), table.to_csv(index=False).encode())
+    write_bytes(base.with_suffix(".md"), page.encode())
+    picture = ""
+    if study.x or study.looks:
+        (draw if study.x else draw_images)(study, measured, setting, base.with_suffix(".png"))
+        picture = ", .png"
+    print(f"\n{page.partition('Made by')[0].strip()}\n\nWritten to {base}.md{picture} and .csv")
+
+
+def _spoken(seconds: float) -> str:
+    """A time in hours, or in minutes where it is less."""
+    if seconds < 3600:
+        return f"{max(round(seconds / 60), 1)} min"
+    return f"{seconds / 3600:.1f} hours"

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from czsl_sac.checks import check_range
 
+ACTIVE = 0.5
+"""Where a token's similarity counts as high, between the image's lowest (0) and highest (1)."""
+
 FEW = 0.1
 """Share of the images, or of the attention, below which a method counts as not sparse."""
 
@@ -29,15 +32,25 @@ class PatchShares:
 
     def reset(self) -> None:
         """Forget all images."""
-        self._sums = {name: torch.zeros(2, dtype=torch.float64) for name in _SENTENCES}
+        self._sums = {name: torch.zeros(2, dtype=torch.float64) for name in _NAMES}
 
-    def update(self, *, winners: Tensor | None = None, attention: Tensor | None = None) -> None:
+    def update(
+        self,
+        *,
+        winners: Tensor | None = None,
+        attention: Tensor | None = None,
+        similarity: Tensor | None = None,
+    ) -> None:
         """Take a batch of images.
 
         Args:
             winners: `[B]` integer, the token that the text of each image's own composition meets,
                 0 for the class token: `Aligner.winners`; None where the head has no winner.
             attention: `[B, T]`, the condenser's, the class token first; None without a condenser.
+            similarity: `[B, T]`, of each token with the text of the image's own composition, the
+                class token first; None where the head does not compare tokens. The patches above
+                `ACTIVE` of the image's range are the active ones of Fig. 4 (right), as a share of
+                all tokens.
 
         Raises:
             ValueError: a shape does not fit, or attention holds NaN.
@@ -57,6 +70,16 @@ class PatchShares:
                 )
             rows = attention.detach().double()
             self._add("patch_attention", rows[:, 1:].sum(1) / rows.sum(1))
+        if similarity is not None:
+            if similarity.ndim != 2:
+                raise ValueError(
+                    f"similarity has shape {list(similarity.shape)} but must be [B, T]: give one "
+                    "an image and token."
+                )
+            rows = similarity.detach().double()
+            low, high = rows.aminmax(dim=1, keepdim=True)
+            active = (rows - low > ACTIVE * (high - low))[:, 1:].double().sum(1) / rows.shape[1]
+            self._add("active_patches", active.where(rows.isfinite().all(1), torch.nan))
 
     def compute(self) -> dict[str, float]:
         """Return the shares of all images so far by name, in [0, 1]; those without images lack."""
@@ -94,8 +117,9 @@ def patch_notes(shares: Mapping[str, float]) -> list[str]:
     """
     for name, share in shares.items():
         check_range(name, share, low=0, high=1)
-    sentences = [_SENTENCES[name].format(100 * share) for name, share in shares.items()]
-    if shares and max(shares.values()) < FEW:
+    said = {name: share for name, share in shares.items() if name in _SENTENCES}
+    sentences = [_SENTENCES[name].format(100 * share) for name, share in said.items()]
+    if said and max(said.values()) < FEW:
         sentences.append(
             "So this method compares what the class token alone would: it is not sparse on these "
             "images."
@@ -108,3 +132,5 @@ _SENTENCES = {
     "others.",
     "patch_attention": "Patches get {:.1f} % of the condenser's attention.",
 }
+
+_NAMES = (*_SENTENCES, "active_patches")

@@ -4,10 +4,11 @@ A row says what is trained and what inference changes of it. Rows that are train
 run, in one table or in several.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from czsl_sac.checks import check_choice
 from czsl_sac.experiments import paper
 from czsl_sac.experiments.paper import Figures
 from czsl_sac.methods.options import MethodOptions
@@ -25,6 +26,7 @@ class Row:
         method: what is trained.
         training: options that differ from the method's preset.
         inference: options that inference changes after training.
+        at: place on the axis of a curve; None stands beside the curve.
         published: the paper's figures by data set.
         against: label of the row that this one is compared with, seed by seed.
     """
@@ -33,6 +35,7 @@ class Row:
     method: str = "sac"
     training: Mapping[str, Any] = field(default_factory=dict)
     inference: Mapping[str, Any] = field(default_factory=dict)
+    at: float | None = None
     published: Mapping[str, Figures] = field(default_factory=dict)
     against: str = ""
 
@@ -47,6 +50,10 @@ class Study:
         rows: for a data set.
         world: candidates of the evaluation.
         x: what a curve's rows are points of; empty for a table.
+        shares: columns on patches, of `CZSLResult.patch_shares`.
+        looks: what is drawn of single images: where the first row's CLIP and the second row's
+            condenser look, or what both rows predict.
+        images: how many of them.
     """
 
     name: str
@@ -54,6 +61,9 @@ class Study:
     rows: Callable[[str], list[Row]]
     world: World = "closed"
     x: str = ""
+    shares: tuple[str, ...] = ()
+    looks: Literal["", "attention", "predictions"] = ""
+    images: int = 0
 
 
 BASELINE = {"alignment": "cls", "condense": False, "bank": "off"}
@@ -99,8 +109,10 @@ def _whole(options: type[MethodOptions], world: World) -> Row:
 
 
 def _tab4(data_set: str) -> list[Row]:
-    bank = {"train": "+ Memory Bank", "dynamic": "+ Dynamically Update"}
+    cls = "SAC on the class token"
+    bank = (("train", "+ Memory Bank", ""), ("dynamic", "+ Dynamically Update", cls))
     return [
+        Row("Zero-shot CLIP", "zero-shot"),
         Row("Baseline", training=BASELINE, published=paper.TAB4["Baseline"]),
         Row("+ L_base", training=SPARSE, published=paper.TAB4["+ L_base"]),
         Row(
@@ -110,12 +122,10 @@ def _tab4(data_set: str) -> list[Row]:
         ),
         Row("+ L_kl", inference={"bank": "off"}, published=paper.TAB4["+ L_kl"]),
         *(
-            Row(label, inference={"bank": name}, published=paper.TAB4[label])
-            for name, label in bank.items()
+            Row(label, inference={"bank": name}, published=paper.TAB4[label], against=other)
+            for name, label, other in bank
         ),
-        Row(
-            "SAC on the class token", training={"alignment": "cls"}, against="+ Dynamically Update"
-        ),
+        Row(cls, training={"alignment": "cls"}),
     ]
 
 
@@ -165,14 +175,30 @@ def _tab11(data_set: str) -> list[Row]:
 
 
 def _pilot(data_set: str) -> list[Row]:
-    dropped = [Row(f"drop {rate:.0%}", training={**BASELINE, "patch_drop": rate}) for rate in RATES]
+    dropped = [
+        Row(f"drop {rate:.0%}", training={**BASELINE, "patch_drop": rate}, at=rate)
+        for rate in RATES
+    ]
     return [*dropped, Row("SA", training=SPARSE), Row("SAC")]
 
 
 def _blend(data_set: str) -> list[Row]:
     return [
-        Row(f"W={share:g}", training=SPARSE, inference={"class_weight": share}) for share in SHARES
+        Row(f"W={share:g}", training=SPARSE, inference={"class_weight": share}, at=share)
+        for share in SHARES
     ]
+
+
+def _sparsity(data_set: str) -> list[Row]:
+    return [
+        Row("before training", "zero-shot", training={"alignment": "patch_max"}),
+        Row("SA", training=SPARSE),
+        Row("SAC"),
+    ]
+
+
+def _against_baseline(data_set: str) -> list[Row]:
+    return [Row("Baseline", training=BASELINE), Row("SAC", against="Baseline")]
 
 
 def _weights(option: str, symbol: str, *, trained: bool) -> Callable[[str], list[Row]]:
@@ -185,6 +211,7 @@ def _weights(option: str, symbol: str, *, trained: bool) -> Callable[[str], list
                 f"{symbol}={value:g}",
                 training=one if trained else {},
                 inference={} if trained else one,
+                at=value,
             )
             for value, one in zip(values, given, strict=True)
         ]
@@ -201,9 +228,23 @@ STUDIES: Mapping[str, Study] = {
         Study("tab2", "Methods in the closed world", _methods("closed")),
         Study("tab3", "Methods in the open world", _methods("open"), world="open"),
         Study("tab4", "What each part of SAC adds", _tab4),
-        Study("fig4", "Sparse alignment blended with the class token", _blend, x="W"),
+        Study("fig4-left", "Sparse alignment blended with the class token", _blend, x="W"),
+        Study(
+            "fig4-right",
+            "Patches that are active, and that win",
+            _sparsity,
+            shares=("active_patches", "patch_wins"),
+        ),
         Study("tab5", "Reductions of the token similarities", _tab5),
         Study("tab6", "Sparse alignment in Troika", _tab6),
+        Study("fig5", "Where the condenser looks", _against_baseline, looks="attention", images=4),
+        Study(
+            "fig6",
+            "Predictions beside the baseline's",
+            _against_baseline,
+            looks="predictions",
+            images=4,
+        ),
         Study("tab8", "All methods in the closed world", _methods("closed")),
         Study("tab9", "All methods in the open world", _methods("open"), world="open"),
         Study("newer", "Methods published since", _methods("closed", newer=True)),
@@ -213,6 +254,54 @@ STUDIES: Mapping[str, Study] = {
         Study("fig10", "Weight γ of the bank", _weights("gamma", "γ", trained=False), x="γ"),
         Study("tab10", "Blocks K of the condenser", _tab10),
         Study("tab11", "Samples N of the memory bank", _tab11),
+        Study(
+            "fig11",
+            "More predictions beside the baseline's",
+            _against_baseline,
+            looks="predictions",
+            images=8,
+        ),
+        Study(
+            "fig12",
+            "More of where the condenser looks",
+            _against_baseline,
+            looks="attention",
+            images=12,
+        ),
     )
 }
-"""Every table and curve, by name."""
+"""Every table and figure, by name; the halves of a figure are studies of their own."""
+
+NOT_MEASURED = {
+    "tab7": "the statistics of the data sets, which czsl-sac check-data DATA counts",
+    "fig3": "a drawing of the method",
+    "fig7": "a drawing of the method",
+}
+"""What of the paper no run makes, and why."""
+
+
+def studies_named(names: Iterable[str]) -> list[Study]:
+    """Return studies by name, each once; a figure's name stands for all its parts.
+
+    Args:
+        names: as `czsl-sac reproduce` takes them, or `all`.
+
+    Raises:
+        ValueError: there is no such study.
+
+    Examples:
+        >>> [study.name for study in studies_named(["fig4", "tab4", "fig4-left"])]
+        ['fig4-left', 'fig4-right', 'tab4']
+    """
+    found: dict[str, Study] = {}
+    for name in names:
+        if name in NOT_MEASURED:
+            raise ValueError(
+                f"what is {name!r} but must be made of runs, and that is {NOT_MEASURED[name]}: "
+                "leave it out."
+            )
+        parts = [s for s in STUDIES.values() if name in (s.name, s.name.partition("-")[0], "all")]
+        if not parts:
+            check_choice("what", name, [*STUDIES, "all"])
+        found |= {study.name: study for study in parts}
+    return list(found.values())

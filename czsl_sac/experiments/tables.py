@@ -1,5 +1,6 @@
 """Studies written out: CSV with every measurement, a Markdown table in the paper's form."""
 
+import shlex
 from collections.abc import Sequence
 
 import pandas as pd
@@ -8,9 +9,17 @@ from tabulate import tabulate
 
 from czsl_sac.experiments.paper import DATA_SETS
 from czsl_sac.experiments.plan import Study
-from czsl_sac.experiments.runner import Measurement, Setting
+from czsl_sac.experiments.runner import Measurement, planned
+from czsl_sac.experiments.setting import Setting, command
+from czsl_sac.training.run_folder import RunFolder
 
 METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}
+SHARES = {
+    "patch_wins": "a patch wins",
+    "patch_attention": "attention on patches",
+    "active_patches": "active patches",
+}
+"""Columns on patches, as `PatchShares` has them."""
 
 
 def frame(study: Study, measured: Sequence[Measurement], setting: Setting) -> pd.DataFrame:
@@ -31,12 +40,43 @@ def frame(study: Study, measured: Sequence[Measurement], setting: Setting) -> pd
                 "seed": m.seed,
                 **{field: getattr(m.result, field) for field in METRICS.values()},
                 "rmg": _gap(m),
+                **{share: m.result.patch_shares.get(share) for share in SHARES},
                 "quick": setting.quick,
                 "run": m.run_dir.name,
+                **_made(m),
+                "command": again(study, setting),
             }
             for m in measured
         ]
     )
+
+
+def again(study: Study, setting: Setting) -> str:
+    """Return the command that makes a study.
+
+    Args:
+        study: table or figure.
+        setting: on what it is measured.
+    """
+    words = ["czsl-sac", "reproduce", study.name, "--dataset", setting.dataset]
+    words += ["--seeds", str(setting.seeds)]
+    if setting.data_root is not None:
+        words += ["--data-root", str(setting.data_root)]
+    for name, value in setting.options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--quick"] if setting.quick else words)
+
+
+def _made(measurement: Measurement) -> dict[str, str]:
+    """By what the run was trained, and by what it was measured."""
+    record = RunFolder(measurement.run_dir).read_record()
+    return {
+        "trained": record.created,
+        "trained_by": record.versions["czsl-sac"],
+        "torch": record.versions.get("torch", ""),
+        "measured_by": measurement.made["version"],
+        "machine": measurement.made["machine"],
+    }
 
 
 def _gap(measurement: Measurement) -> float | None:
@@ -63,6 +103,10 @@ def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) ->
         cells = [spread(100 * group[field]) for field in METRICS.values()]
         if table["rmg"].notna().any():
             cells.append(f"{group['rmg'].mean():.4f}" if group["rmg"].notna().all() else "")
+        cells += [
+            spread(100 * group[share]) if group[share].notna().all() else ""
+            for share in study.shares
+        ]
         if against:
             other = against.get(str(label))
             cells.append(paired_difference(100 * auc[label], 100 * auc[other]) if other else "")
@@ -71,7 +115,8 @@ def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) ->
     own = setting.dataset in DATA_SETS
     there = "S / U / HM / AUC" if own else f"AUC on {' / '.join(DATA_SETS.values())}"
     compared = ["AUC against the row it belongs to [95 % t-interval]"] if against else []
-    headers = ["", *METRICS, *gap, *compared, f"the paper's {there}"]
+    shares = [SHARES[share] for share in study.shares]
+    headers = ["", *METRICS, *gap, *shares, *compared, f"the paper's {there}"]
     text = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
     seeds = table["seed"].nunique()
     said = (
@@ -82,9 +127,10 @@ def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) ->
     )
     if setting.quick:
         said += "\n**Quick: one epoch on few images. The figures show that it runs, no more.**\n"
-    commands = "\n".join(f"czsl-sac evaluate {m.run_dir}" for m in measured)
-    again = f"czsl-sac reproduce {study.name} --dataset {setting.dataset} --seeds {setting.seeds}"
-    return f"{said}\n{text}\n\nMade by `{again}`; its runs:\n\n```text\n{commands}\n```\n"
+    configs = planned([study], setting).values()
+    commands = "\n".join(command(config, setting) for config in configs)
+    made = f"Made by `{again(study, setting)}`; its runs:"
+    return f"{said}\n{text}\n\n{made}\n\n```bash\n{commands}\n```\n"
 
 
 def _published(measurement: Measurement, dataset: str) -> str:

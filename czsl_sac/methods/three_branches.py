@@ -4,8 +4,8 @@ What Troika brought and others build on: three cross-entropies, and at test the 
 logit plus p(a) p(o).
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,8 @@ class ThreeBranches(CZSLMethod):
 
     prompts: SoftPrompts
     primitive_loss_weight: float
+    composition_score: Literal["logit", "probability"] = "logit"
+    """What of the composition a score takes: Troika's logit, or p(c)."""
 
     def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit texts of `pairs` `[C, 2]` and of all attributes and objects."""
@@ -126,10 +128,11 @@ class ThreeBranches(CZSLMethod):
         return BranchPredictor(self, space)
 
     def combine(self, path: PathProbabilities, pairs: Tensor) -> Tensor:
-        """Return the scores `[B, C]`: the composition's logit plus p(a) p(o).
+        """Return the scores `[B, C]`: what the composition has, plus p(a) p(o).
 
         Args:
-            path: logits of the compositions, probabilities of attributes and objects.
+            path: logits or probabilities of the compositions, as `composition_score` says;
+                probabilities of attributes and objects.
             pairs: attribute and object of each composition, `[C, 2]`.
         """
         return combine_primitives(path, pairs)
@@ -172,11 +175,21 @@ class BranchPredictor(ChunkedPredictor):
             composition_probabilities(branch(text), 1.0)
             for branch, text in zip(branches[1:], self.texts[1:], strict=True)
         )
-        for text, pairs in zip(
-            self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
-        ):
-            path = PathProbabilities(branches[0](text), attribute, object_)
+        compositions: Iterable[Tensor] = (
+            branches[0](text) for text in self.texts[0].split(self.chunk_size)
+        )
+        if self.method.composition_score == "probability":  # a softmax needs them all
+            whole = composition_probabilities(torch.cat(list(compositions), dim=1), 1.0)
+            compositions = whole.split(self.chunk_size, dim=1)
+        for composition, pairs in zip(compositions, self.pairs.split(self.chunk_size), strict=True):
+            path = PathProbabilities(composition, attribute, object_)
             yield self.method.combine(path, pairs)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return scores as probabilities `[B, C]`: a softmax, or p̄ divided by its sum."""
+        if self.method.composition_score == "probability":
+            return scores / scores.sum(dim=-1, keepdim=True)
+        return super().probabilities(scores)
 
     @torch.no_grad()
     def compared(self, encoded: Any, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from czsl_sac.predict.looks import Looks, look_at
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 SIMILARITY, ATTENTION = "cosine similarity to the text", "share of the attention, %"
 """What the maps measure: the labels of their colour bars."""
@@ -107,8 +107,25 @@ def draw_looks(image: Tensor, looks: Looks, row: int, title: str) -> "Figure":
     """
     from matplotlib.figure import Figure
 
+    width = 2.3 * (1 + len(list(panels_of(looks, row))))
+    figure = Figure(figsize=(width, 3.4), dpi=110, layout="compressed")
+    paint_looks(figure, image, looks, row, title)
+    return figure
+
+
+def paint_looks(
+    figure: "Figure | SubFigure", image: Tensor, looks: Looks, row: int, title: str
+) -> None:
+    """Draw one image into a figure: as it is, and under each map that there is.
+
+    Args:
+        figure: empty; a part of a larger one, where several images are shown.
+        image: `[H, W, 3]` in [0, 1].
+        looks: of a batch.
+        row: of the image in the batch.
+        title: above all.
+    """
     panels = list(panels_of(looks, row))
-    figure = Figure(figsize=(2.3 * (1 + len(panels)), 3.4), dpi=110, layout="compressed")
     figure.suptitle(visible(title), fontsize=11, parse_math=False)
     grid = figure.add_gridspec(2, 1 + len(panels), height_ratios=[1, 0.05])
     first, *others = (figure.add_subplot(grid[0, column]) for column in range(1 + len(panels)))
@@ -124,7 +141,6 @@ def draw_looks(image: Tensor, looks: Looks, row: int, title: str) -> "Figure":
             _paint(others[column], panels[column], image.shape[0], scale)
         bar = figure.add_subplot(grid[1, 1 + own[0] : 2 + own[-1]])
         _colour_bar(figure, bar, measure, scale, panels[own[0]].class_token)
-    return figure
 
 
 class Panel(NamedTuple):
@@ -263,7 +279,11 @@ def _outline(axis: "Axes", patch: int, step: float, side: int, *, won: bool) -> 
 
 
 def _colour_bar(
-    figure: "Figure", axis: "Axes", measure: str, scale: _Scale, class_token: float | None
+    figure: "Figure | SubFigure",
+    axis: "Axes",
+    measure: str,
+    scale: _Scale,
+    class_token: float | None,
 ) -> None:
     """Draw the scale of a measure, with a mark at the class token's value."""
     from matplotlib.cm import ScalarMappable

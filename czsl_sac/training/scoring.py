@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from czsl_sac.blocks.alignment import Aligner, ClassTokenAligner
@@ -132,6 +133,9 @@ def _looks(
     if predictor.says_what_it_compares and not isinstance(aligner, ClassTokenAligner):
         tokens, text = predictor.compared(encoded, columns)
         found["winners"] = aligner.winners(tokens, text)
+        if found["winners"] is not None:
+            units = (F.normalize(each.float(), dim=-1) for each in (tokens, text))
+            found["similarity"] = torch.einsum("btd,bd->bt", *units)
     return {name: value for name, value in found.items() if value is not None}
 
 
