@@ -18,6 +18,7 @@ from plain_parts import (
 from torch import Tensor
 from torch.testing import assert_close
 
+from czsl_sac import Troika
 from czsl_sac.methods.cds_czsl.diversity import (
     AttributeDiversity,
     cluster_batch,
@@ -27,6 +28,7 @@ from czsl_sac.methods.cds_czsl.diversity import (
 from czsl_sac.methods.cds_czsl.method import CDSCZSL
 from czsl_sac.methods.cds_czsl.options import CDSCZSLOptions
 from czsl_sac.methods.cds_czsl.specificity import AttributeDenoiser, ranking_loss
+from czsl_sac.training.open_world import OpenWorld, open_world_feasibility
 from czsl_sac.training.presets import preset_for
 
 SPACE = SPACES["usual"]
@@ -142,6 +144,19 @@ def test_what_is_shown_is_the_compositions_branch() -> None:
     tokens, text = predictor.compared(encoded, columns)
     logits = model.branches(encoded)[0](predictor.texts[0])
     assert_close(model.aligner(tokens, text[:, None])[:, 0], logits[torch.arange(3), columns])
+
+
+@torch.no_grad()
+def test_specificity_tells_which_compositions_are_feasible() -> None:
+    model, world = make(), SPACE.open_world()
+    _, attributes, objects = unit_texts(model, model.seen_pairs)
+    found = open_world_feasibility(model, world, OpenWorld(feasibility="method"))
+    assert found.dtype == torch.float64
+    for value, (a, o) in zip(found, world.pair_indices.tolist(), strict=True):
+        assert_close(value, specificity(model, attributes[a], objects[o]))
+    troika = Troika(random_backbone(), SPACE)
+    with pytest.raises(ValueError, match="feasibility is 'method' but Troika says nothing of it"):
+        open_world_feasibility(troika, world, OpenWorld(feasibility="method"))
 
 
 def test_clusters_are_those_that_are_there() -> None:

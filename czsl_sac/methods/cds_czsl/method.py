@@ -13,7 +13,7 @@ from czsl_sac.clip.adapters.adaptformer import AdaptFormer
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.losses import composition_probabilities
-from czsl_sac.methods.base import Predictor
+from czsl_sac.methods.base import Predictor, primitive_indices
 from czsl_sac.methods.cds_czsl.diversity import AttributeDiversity, object_diversity
 from czsl_sac.methods.cds_czsl.options import CDSCZSLOptions
 from czsl_sac.methods.cds_czsl.specificity import (
@@ -181,6 +181,17 @@ class CDSCZSL(ThreeBranches):
     def log_specificity(self, attributes: Tensor, objects: Tensor) -> Tensor:
         """Return log g of all attributes `[A, D]` with all objects `[O, D]`, `[A, O]`."""
         return torch.cat([self.specificity(rows, objects) for rows in attributes.split(_ROWS)])
+
+    @torch.no_grad()
+    def feasibility(self, space: CompositionSpace) -> Tensor:
+        """Return g(a, o), how much the attribute says of the object, for each composition, `[C]`.
+
+        Args:
+            space: the compositions, over the same attributes and objects.
+        """
+        pairs = primitive_indices(self, space)
+        _, attributes, objects = self.text_features(self.seen_pairs)
+        return self.log_specificity(attributes, objects).exp()[pairs[:, 0], pairs[:, 1]]
 
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space` by the composition's logit plus p(a) p(o)."""
