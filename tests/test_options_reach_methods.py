@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,7 @@ from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_class, method_names, method_options
 
 SPACE = SPACES["usual"]
+SENTENCES = Path(__file__).parent / "sentences.json"
 OF_MEMORY = {"chunk_size"}
 """Options that bound memory and change no number: the method holds them, and that is compared."""
 
@@ -51,6 +53,8 @@ def others(options: type[MethodOptions], name: str) -> Iterator[Any]:
         yield from VALUES[options.name, name]
     elif get_origin(kind) is Literal:
         yield from (choice for choice in get_args(kind) if choice != value)
+    elif kind is Path:
+        yield SENTENCES
     elif kind is bool:
         yield not value
     elif kind is str:

@@ -50,8 +50,8 @@ class ReproduceOptions:
     out: Path = Path("reproduced")
     """Folder of runs, tables and pictures."""
     quick: bool = False
-    """One seed, one epoch, two images of each composition: shows that everything runs; the
-    figures mean nothing."""
+    """One seed, one epoch, one image of each composition in a split: shows that everything runs;
+    the figures mean nothing."""
     dry_run: bool = False
     """Say how long it may take, and print the command of each run to be trained; do nothing."""
 

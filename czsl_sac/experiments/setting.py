@@ -13,7 +13,7 @@ from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import preset_for
 from czsl_sac.training.record import differences
 
-QUICK_IMAGES = 2
+QUICK_IMAGES = 1
 """Images of each composition in each split that a quick run uses."""
 
 

@@ -113,15 +113,15 @@ class LogiCZSL(Troika):
         losses = self.branch_losses(logits, targets)
         if not self.logic_weight:
             return losses
-        composition, attribute, object_ = (composition_probabilities(b, 1.0) for b in logits)
+        composition, *primitives = (composition_probabilities(branch, 1.0) for branch in logits)
         rules = {
             "composition": broken_composition(
-                composition, attribute, object_, self.seen_pairs, exponent=self.logic_exponent
+                composition, *primitives, pairs=self.seen_pairs, exponent=self.logic_exponent
             )
         }
         extra = composition.new_zeros(())
         for number, concepts in enumerate(self._concepts(images.device)):
-            own, label = (attribute, object_)[number], self.branch_targets(targets)[number + 1]
+            own, label = primitives[number], self.branch_targets(targets)[number + 1]
             parents = group_sum(own, concepts.parent, len(concepts.words))
             if self.parents == "text":
                 parent_logits = branches[number + 1](self._concept_texts[number])
