@@ -22,6 +22,8 @@ OF_MEMORY = {"chunk_size"}
 # Where an option is idle with the defaults, the others that make it count.
 NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("caila", "concept_shift"): {"concept_shift": 1.0},
+    ("cds-czsl", "specificity_margin"): {"diversity": "objects"},
+    ("cds-czsl", "specificity_loss_weight"): {"diversity": "objects"},
     ("logiczsl", "legacy_eval_mode"): {"traction_dropout": 0.5},
     ("logiczsl", "parents"): {"concepts": "scenes"},
     ("sac", "condenser_epochs"): {"schedule": "staged"},
@@ -33,6 +35,9 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 VALUES: dict[tuple[str, str], tuple[Any, ...]] = {
+    # Of one batch, in which one attribute is seen twice, nothing is ranked: tests/test_cds_czsl.py
+    ("cds-czsl", "clusters"): (),
+    ("cds-czsl", "diversity_momentum"): (),
     ("caila", "fusion_layer"): (),  # two layers leave one choice: tests/test_caila.py
     ("logiczsl", "concepts"): ("scenes",),
 }
