@@ -91,13 +91,17 @@ def test_images_count_by_the_share_of_runs_that_are_right(comparison: Comparison
 
 
 def test_what_the_figures_hide_is_said_of_the_row_that_hides_it(comparison: Comparison) -> None:
-    words = Page(render(comparison, "exact")).words
-    sac, csp = (row.scored[0].result.notes() for row in comparison.rows)
-    patches = [sentence for sentence in sac if "atch" in sentence]
-    assert len(patches) >= 2
-    assert all(f"SAC: {sentence}" in words for sentence in patches)
-    assert csp
-    assert all(words.count(sentence) == 1 for sentence in csp)  # the split is small for both
+    sac, csp = comparison.rows
+    result = replace(sac.scored[0].result, patch_shares={"patch_wins": 0.02})
+    dense = replace(sac, scored=[replace(sac.scored[0], result=result)])
+    page = Page(render(replace(comparison, rows=[dense, csp]), "exact"))
+    assert ["SAC", "2.00", ""] in page.rows
+    verdicts = [words for words in page.words if "it is not sparse on these images" in words]
+    assert len(verdicts) == 1
+    assert verdicts[0].startswith("SAC: So this method")
+    small = csp.scored[0].result.notes()
+    assert small
+    assert all(page.words.count(sentence) == 1 for sentence in small)  # true of both
 
 
 def test_examples_are_those_on_which_the_rows_differ(comparison: Comparison) -> None:

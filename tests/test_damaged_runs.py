@@ -303,6 +303,8 @@ def test_a_changed_record_with_a_checksum_of_its_own_is_checked_too(run: Path) -
             if record is None:
                 assert str(path) in said
             else:
+                texts = [*record.splits.values(), *record.versions.values(), record.created]
+                assert all(isinstance(t, str) for t in (*texts, record.backbone, record.checksum))
                 assert RunRecord.from_dict(record.to_dict()).to_dict() == record.to_dict()
     assert refused > 500
 

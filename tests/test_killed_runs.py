@@ -157,7 +157,7 @@ def test_the_second_training_into_a_folder_is_told_who_holds_it(
 ) -> None:
     spawn, folder = multiprocessing.get_context("spawn"), tmp_path / "run"
     held, let_go = spawn.Event(), spawn.Event()
-    child = spawn.Process(target=hold, args=(folder, held, let_go))
+    child = spawn.Process(target=hold, args=(folder, held, let_go), daemon=True)
     child.start()
     assert held.wait(timeout=60)
     before = contents(folder)

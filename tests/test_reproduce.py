@@ -110,6 +110,11 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     assert [m.result.auc for m in again] == [m.result.auc for m in measured]
     assert all(path.read_bytes() == content for path, content in kept.items())
 
+    how = [
+        json.loads(content)["measured"] for path, content in kept.items() if "results" in path.parts
+    ]
+    assert {"inference": {"beta": 0.3}, "world": "closed"} in how
+
     table = frame(study, measured, own)
     assert table["row"].tolist() == [f"β={b:g}" for b in (0, 0.1, 0.3, 0.5, 0.7, 0.9)]
     assert len(set(table["auc"])) > 1  # β changes the prediction

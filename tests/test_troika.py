@@ -24,8 +24,8 @@ from torch.testing import assert_close
 from czsl_sac.blocks import PatchMaxAligner
 from czsl_sac.methods.conditioned_text import align_in_chunks
 from czsl_sac.methods.disentangler import Disentangler
+from czsl_sac.methods.traction import CrossModalTraction
 from czsl_sac.methods.troika.method import Troika
-from czsl_sac.methods.troika.traction import CrossModalTraction
 
 
 def make(space_name: str = "usual", *, side: int = 2, dim: int = 12, **options) -> Troika:

@@ -15,7 +15,7 @@ from czsl_sac.data.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.predict.predictions import Prediction
-    from czsl_sac.predict.run_predictor import RunPredictor
+    from czsl_sac.predict.run_predictor import ReadyToPredict, RunPredictor
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,15 @@ class PredictOptions:
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run."""
-    images: tyro.conf.Positional[tuple[str, ...]]
+    """Folder of the run; with --attributes there is none, and images come first."""
+    images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files, folders (all files below), or patterns such as 'photos/**/*.jpg'."""
+    attributes: Path | None = None
+    """Without a run: text file with an attribute a line, for CLIP as it comes."""
+    objects: Path | None = None
+    """Without a run: text file with an object a line."""
+    backbone: str = "ViT-B/32"
+    """Without a run: CLIP to use, see czsl-sac train --help."""
     top_k: int = 3
     """Compositions, attributes and objects to name for each image."""
     candidates: str = "all"
@@ -55,7 +61,13 @@ class PredictOptions:
     """Where the data set is now, if a memory has to be filled anew from it; None: where it was."""
 
     def __post_init__(self) -> None:
-        if not self.images:
+        if (self.attributes is None) != (self.objects is None):
+            lacking = "objects" if self.objects is None else "attributes"
+            raise ValueError(
+                f"{lacking} is missing but must be given with the other list of words: add "
+                f"--{lacking} FILE."
+            )
+        if not self.images and self.attributes is None:
             raise ValueError(
                 "images is empty but must be image files, folders or patterns: name them after the "
                 "run."
@@ -83,11 +95,10 @@ def run(arguments: list[str]) -> int:
 
     from czsl_sac.files import write_atomically
     from czsl_sac.predict.images import find_files  # loads torch, as do the following
-    from czsl_sac.predict.run_predictor import RunPredictor, check_request
-    from czsl_sac.training.run_folder import RunFolder
-    from czsl_sac.training.trained import TrainedRun
+    from czsl_sac.predict.run_predictor import RunPredictor
 
-    paths, missing = find_files(options.images)
+    without_run = (str(options.run),) if options.attributes is not None else ()
+    paths, missing = find_files((*without_run, *options.images))
     if not paths:
         raise ValueError(f"no image to predict: {missing[0]}")
     if options.output is not None and options.output.resolve() in {p.resolve() for p in paths}:
@@ -95,20 +106,12 @@ def run(arguments: list[str]) -> int:
             f"output is {options.output} but must not be one of the images, which would be lost: "
             "name another file."
         )
-    record = RunFolder(options.run).read_record()
     asked: dict[str, Any] = {
         "candidates": options.candidates,
         "heatmaps": options.heatmaps,
         "heatmaps_for": options.heatmaps_for,
     }
-    check_request(record.space, **asked)  # before CLIP is loaded
-    run = TrainedRun.load(
-        options.run,
-        checkpoint=options.checkpoint,
-        data_root=options.data_root,
-        **record.config.method.on_new_images(options.adapt),
-    )
-    predictor = RunPredictor(run, **asked)
+    predictor = RunPredictor(_ready(options, asked), **asked)
     _name(missing)
     if options.output is None:
         _write(predictor, paths, options, sys.stdout)
@@ -118,6 +121,26 @@ def run(arguments: list[str]) -> int:
         )
     _summarise(options, len(paths), len(missing), len(predictor.unreadable))
     return 1 if missing or predictor.unreadable else 0
+
+
+def _ready(options: PredictOptions, asked: dict[str, Any]) -> "ReadyToPredict":
+    """The run, or CLIP as it comes on two lists of words."""
+    from czsl_sac.predict.run_predictor import check_request
+    from czsl_sac.training.run_folder import RunFolder
+    from czsl_sac.training.trained import TrainedRun
+    from czsl_sac.training.untrained import read_words, untrained
+
+    if options.attributes is not None and options.objects is not None:
+        words = (read_words(options.attributes), read_words(options.objects))
+        return untrained(*words, backbone=options.backbone)
+    record = RunFolder(options.run).read_record()
+    check_request(record.space, **asked)  # before CLIP is loaded
+    return TrainedRun.load(
+        options.run,
+        checkpoint=options.checkpoint,
+        data_root=options.data_root,
+        **record.config.method.on_new_images(options.adapt),
+    )
 
 
 def _write_file(

@@ -137,6 +137,16 @@ class CZSLMethod(nn.Module):
             batches: images without augmentation `[B, 3, H, W]`, and their targets `[B]`.
         """
 
+    def refresh(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Look at the training images again, before each epoch; most methods need not.
+
+        Images are read as they are asked for, so that nothing is read for a method that asks for
+        none. It is in evaluation mode here.
+
+        Args:
+            batches: as for `prepare`, in the same order.
+        """
+
     def train_stage(self, stage: str) -> None:
         """Set training mode for `stage`; called at the start of each of its epochs."""
         self.train()

@@ -85,6 +85,11 @@ class CrossAttention(nn.Module):
         )
         return gathered.transpose(-3, -2).flatten(-2)
 
+    def weights(self, query: Tensor, context: KeysValues) -> Tensor:
+        """Return how queries `[..., n, W]` weigh T tokens, mean over the heads, `[..., n, T]`."""
+        queries = self._heads(self.q_proj(query)) * (query.shape[-1] / self.num_heads) ** -0.5
+        return (queries @ context.keys.mT).softmax(dim=-1).mean(dim=-3)
+
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
 
@@ -97,6 +102,11 @@ class CrossBlock(nn.Module):
 
     Args:
         width: size of the tokens of both.
+        num_heads: heads of the attention; None takes `max(1, width // 64)`.
+        dropout: of the attention's weights, and after both layers of the MLP, in training.
+
+    Raises:
+        ValueError: `num_heads` does not divide `width`.
 
     Shape:
         x `[..., n, W]`, y `[..., m, W]` → `[..., n, W]`; leading sizes broadcast.
@@ -106,18 +116,30 @@ class CrossBlock(nn.Module):
         torch.Size([2, 5, 8])
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_heads: int | None = None, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_query = nn.LayerNorm(width)
         self.norm_context = nn.LayerNorm(width)
-        self.attention = CrossAttention(width, qkv_bias=True)
+        self.attention = CrossAttention(width, num_heads, qkv_bias=True, dropout=dropout)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width)
         )
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x after it has looked at y."""
         context = self.attention.keys_values(self.norm_context(y))
-        x = x + self.attention(self.norm_query(x), context)
-        return x + self.mlp(self.norm_mlp(x))
+        return self._finish(x, self.attention(self.norm_query(x), context))
+
+    def with_weights(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x after it has looked at y, and how it weighed y, `[..., n, m]`."""
+        query, context = self.norm_query(x), self.attention.keys_values(self.norm_context(y))
+        weights = self.attention.weights(query, context)
+        return self._finish(x, self.attention(query, context)), weights
+
+    def _finish(self, x: Tensor, gathered: Tensor) -> Tensor:
+        x = x + gathered
+        inner, activation, outer = self.mlp
+        hidden = self.dropout(activation(inner(self.norm_mlp(x))))
+        return x + self.dropout(outer(hidden))

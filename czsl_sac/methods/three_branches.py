@@ -4,8 +4,8 @@ What Troika brought and others build on: three cross-entropies, and at test the 
 logit plus p(a) p(o).
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,9 @@ from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["Branch", "BranchPredictor", "ThreeBranches"]
+__all__ = ["Branch", "BranchPredictor", "MixedBranches", "MixedLogitsPredictor", "ThreeBranches"]
+
+_NAMES = ("composition", "attribute", "object")
 
 Branch: TypeAlias = Callable[[Tensor], Tensor]
 """Makes logits `[B, K]` of unit texts `[K, D]`, for the images it was made of."""
@@ -33,6 +35,8 @@ class ThreeBranches(CZSLMethod):
 
     prompts: SoftPrompts
     primitive_loss_weight: float
+    composition_score: Literal["logit", "probability"] = "logit"
+    """What of the composition a score takes: Troika's logit, or p(c)."""
 
     def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit texts of `pairs` `[C, 2]` and of all attributes and objects."""
@@ -72,8 +76,8 @@ class ThreeBranches(CZSLMethod):
         """
         return [branch(text) for branch, text in zip(self.branches(encoded), texts, strict=True)]
 
-    def branch_losses(self, logits: list[Tensor], targets: Tensor) -> dict[str, Tensor]:
-        """Return the cross-entropies of the branches, and as `"total"` their weighted sum.
+    def cross_entropies(self, logits: list[Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Return the cross-entropies `composition`, `attribute` and `object` of the branches.
 
         Args:
             logits: what `branch_logits` returned for the seen compositions.
@@ -82,16 +86,25 @@ class ThreeBranches(CZSLMethod):
         Raises:
             ValueError: a target is unseen.
         """
-        composition, attribute, object_ = (
-            alignment_loss(branch, label)
-            for branch, label in zip(logits, self.branch_targets(targets), strict=True)
-        )
+        labels = self.branch_targets(targets)
         return {
-            "composition": composition,
-            "attribute": attribute,
-            "object": object_,
-            "total": composition + self.primitive_loss_weight * (attribute + object_),
+            name: alignment_loss(branch, label)
+            for name, branch, label in zip(_NAMES, logits, labels, strict=True)
         }
+
+    def branch_losses(self, logits: list[Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Return the cross-entropies of the branches, and as `"total"` their weighted sum.
+
+        Args:
+            logits: as for `cross_entropies`.
+            targets: likewise.
+
+        Raises:
+            ValueError: a target is unseen.
+        """
+        losses = self.cross_entropies(logits, targets)
+        primitives = losses["attribute"] + losses["object"]
+        return losses | {"total": losses["composition"] + self.primitive_loss_weight * primitives}
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of the three branches and their weighted sum.
@@ -115,10 +128,11 @@ class ThreeBranches(CZSLMethod):
         return BranchPredictor(self, space)
 
     def combine(self, path: PathProbabilities, pairs: Tensor) -> Tensor:
-        """Return the scores `[B, C]`: the composition's logit plus p(a) p(o).
+        """Return the scores `[B, C]`: what the composition has, plus p(a) p(o).
 
         Args:
-            path: logits of the compositions, probabilities of attributes and objects.
+            path: logits or probabilities of the compositions, as `composition_score` says;
+                probabilities of attributes and objects.
             pairs: attribute and object of each composition, `[C, 2]`.
         """
         return combine_primitives(path, pairs)
@@ -161,11 +175,21 @@ class BranchPredictor(ChunkedPredictor):
             composition_probabilities(branch(text), 1.0)
             for branch, text in zip(branches[1:], self.texts[1:], strict=True)
         )
-        for text, pairs in zip(
-            self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
-        ):
-            path = PathProbabilities(branches[0](text), attribute, object_)
+        compositions: Iterable[Tensor] = (
+            branches[0](text) for text in self.texts[0].split(self.chunk_size)
+        )
+        if self.method.composition_score == "probability":  # a softmax needs them all
+            whole = composition_probabilities(torch.cat(list(compositions), dim=1), 1.0)
+            compositions = whole.split(self.chunk_size, dim=1)
+        for composition, pairs in zip(compositions, self.pairs.split(self.chunk_size), strict=True):
+            path = PathProbabilities(composition, attribute, object_)
             yield self.method.combine(path, pairs)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return scores as probabilities `[B, C]`: a softmax, or p̄ divided by its sum."""
+        if self.method.composition_score == "probability":
+            return scores / scores.sum(dim=-1, keepdim=True)
+        return super().probabilities(scores)
 
     @torch.no_grad()
     def compared(self, encoded: Any, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,6 +205,40 @@ class BranchPredictor(ChunkedPredictor):
     def gap_features(self, encoded: Any, targets: Tensor) -> dict[str, Tensor]:
         """Return the class token, and what the head compares with the composition's text."""
         return token_features(self.method.aligner, tokens_of(encoded), self.texts[0][targets])
+
+
+class MixedLogitsPredictor(BranchPredictor):
+    """Scores (1 − w) l(a, o) + w (l(a) + l(o)), on logits, as HPL, RAPR and PLID do.
+
+    Args:
+        method: whose branches they are; w is its `primitive_share`.
+        space: the compositions to score.
+    """
+
+    method: "MixedBranches"
+
+    @torch.no_grad()
+    def score_chunks(self, encoded: Any) -> Iterator[Tensor]:
+        """Yield the mix of the three logits, `[B, c]`."""
+        branches = self.method.branches(encoded)
+        attribute, object_ = (
+            branch(text) for branch, text in zip(branches[1:], self.texts[1:], strict=True)
+        )
+        for text, pairs in zip(
+            self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
+        ):
+            primitives = attribute[:, pairs[:, 0]] + object_[:, pairs[:, 1]]
+            yield torch.lerp(branches[0](text), primitives, self.method.primitive_share)
+
+
+class MixedBranches(ThreeBranches):
+    """A method of three branches whose logits are mixed, the primitives' with a share of w."""
+
+    primitive_share: float
+
+    def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
+        """Return a predictor over `space` by the mix of the three logits."""
+        return MixedLogitsPredictor(self, space)
 
 
 def tokens_of(encoded: Any) -> Tensor:

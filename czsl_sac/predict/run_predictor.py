@@ -1,9 +1,11 @@
-"""A finished run that predicts image files."""
+"""What predicts image files: a finished run, or CLIP as it comes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from czsl_sac.data.words import counted
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
@@ -14,7 +16,24 @@ from czsl_sac.predict.predictions import (
     top_predictions,
 )
 from czsl_sac.space import CompositionSpace
-from czsl_sac.training.trained import TrainedRun
+from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.session import Session
+
+
+class ReadyToPredict(Protocol):
+    """What predicts: a trained run, or CLIP as it comes."""
+
+    @property
+    def method(self) -> CZSLMethod:
+        """In evaluation mode."""
+
+    @property
+    def config(self) -> TrainConfig:
+        """Batch size and processes that read images."""
+
+    @property
+    def session(self) -> Session:
+        """Device and precision."""
 
 
 class RunPredictor:
@@ -41,7 +60,7 @@ class RunPredictor:
 
     def __init__(
         self,
-        run: TrainedRun,
+        run: ReadyToPredict,
         *,
         candidates: str = "all",
         heatmaps: Path | None = None,

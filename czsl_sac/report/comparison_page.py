@@ -1,12 +1,14 @@
 """The page that shows runs side by side: what its template is given."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 from tabulate import tabulate
 
 from czsl_sac.data.words import visible
 from czsl_sac.evaluation.curve import Protocol
+from czsl_sac.evaluation.patch_shares import patch_notes
 from czsl_sac.report.comparison import Comparison, Interval, Row
 from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
@@ -85,7 +87,12 @@ def _ahead(rows: Sequence[Row], protocol: Protocol) -> list[list[str]]:
 
 def _notes(rows: Sequence[Row], protocol: Protocol) -> list[str]:
     """Return what the figures hide: once if it holds for all rows, else after the row's label."""
-    notes = [row.results(protocol)[0].notes() for row in rows]
+    notes = []
+    for row in rows:
+        first = row.results(protocol)[0]
+        # The shares themselves stand in a table: what follows from them is left.
+        verdict = patch_notes(first.patch_shares)[len(first.patch_shares) :]
+        notes.append(verdict + replace(first, patch_shares={}).notes())
     shared = [sentence for sentence in notes[0] if all(sentence in of_row for of_row in notes)]
     own = [
         f"{row.label}: {sentence}"

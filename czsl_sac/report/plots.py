@@ -78,7 +78,7 @@ def line_plot(
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if len(labels) > 1:
-        columns = 4 if max(map(len, labels)) < 20 else 2
+        columns = min(4, max(1, 64 // (max(map(len, labels)) + 6)))  # 64 letters fit side by side
         figure.legend(
             loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=_INK
         )

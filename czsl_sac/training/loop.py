@@ -74,6 +74,9 @@ def fit(
         saved = None
         for epoch in range(progress.epoch, trainer.epochs):
             start = perf_counter()
+            method.eval()
+            with session.autocast():
+                method.refresh(session.batches(data.split("train"), "looking again"))
             losses = trainer.train_epoch(epoch)
             result = evaluate_method(method, data, "val", session, stage=stage)
             progress.epoch = epoch + 1

@@ -7,8 +7,8 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import send_to_device
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import parse_flag_from_env, send_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -43,7 +43,8 @@ class Session:
         self, *, precision: str = "no", batch_size: int = 64, num_workers: int = 0
     ) -> None:
         if precision == "auto":
-            on_gpu = PartialState().device.type == "cuda"
+            # Not by accelerate's state: whoever makes it first decides whether processes join.
+            on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
             precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "no"
         self.precision = precision
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

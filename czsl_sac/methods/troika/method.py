@@ -7,23 +7,21 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, ClassTokenAligner, build_aligner
+from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.checks import check_choice
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
-from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.methods.disentangler import Disentangler
 from czsl_sac.methods.parts import alignment_head, soft_prompts
-from czsl_sac.methods.three_branches import Branch, ThreeBranches
+from czsl_sac.methods.traction import CrossModalTraction, TractedBranches
 from czsl_sac.methods.troika.options import TroikaOptions
-from czsl_sac.methods.troika.traction import CrossModalTraction
 from czsl_sac.space import CompositionSpace
 
 Disentangle = Literal["per_patch", "none"]
 TextSide = Literal["tracted", "plain"]
 
 
-class Troika(ThreeBranches):
+class Troika(TractedBranches):
     """Compositions, attributes and objects each with a prompt and a view of the image.
 
     Huang et al., "Troika: Multi-Path Cross-Modal Traction for Compositional Zero-Shot Learning"
@@ -138,47 +136,20 @@ class Troika(ThreeBranches):
         self.chunk_size = chunk_size
         self.register_buffer("epochs_started", torch.zeros((), dtype=torch.int64))
 
-    def branches(self, encoded: Tensor) -> list[Branch]:
-        """Return what makes logits of texts before traction.
-
-        Args:
-            encoded: tokens of the images, `[B, T, D]`.
-        """
-        views = self._views(encoded)
+    def tractions(self, encoded: Tensor) -> list[Callable[[Tensor], Tensor]] | None:
+        """Return the traction towards the tokens `[B, T, D]`, for each branch."""
         if self.traction is None or self.patch_norm is None:
-            return [partial(self.aligner, view) for view in views]
+            return None
         normed = self.patch_norm(encoded)
-        context = self.traction.keys_values(normed)
-        branches: list[Branch] = []
-        for branch, view in enumerate(views):
-            if branch and self.legacy_patch_norm:
+        tractions = [partial(self.traction, context=self.traction.keys_values(normed))] * 3
+        if self.legacy_patch_norm:
+            for branch in (1, 2):
                 normed = self.patch_norm(normed)
                 context = self.traction.keys_values(normed)
-            tracted = partial(self.traction, context=context)
-            branches.append(partial(self._tracted_logits, view, tracted))
-        return branches
+                tractions[branch] = partial(self.traction, context=context)
+        return list(tractions)
 
     def train_stage(self, stage: str) -> None:
         """Set training mode; with `legacy_eval_mode` for the first epoch alone."""
         self.train(not (self.legacy_eval_mode and bool(self.epochs_started > 0)))
         self.epochs_started += 1
-
-    def texts_as_compared(self, encoded: Tensor, text: Tensor) -> Tensor:
-        """Return the texts `[B, D]` pulled to each image."""
-        if self.traction is None or self.patch_norm is None:
-            return text
-        context = self.traction.keys_values(self.patch_norm(encoded))
-        return own_texts(self.traction(text, context))
-
-    def _tracted_logits(
-        self, view: Tensor, tracted: Callable[[Tensor], Tensor], text: Tensor
-    ) -> Tensor:
-        return align_in_chunks(self.aligner, view, tracted, (text,), self.chunk_size)
-
-    def _views(self, tokens: Tensor) -> list[Tensor]:
-        """Return what composition, attribute and object are compared with, `[B, T, D]` each."""
-        if isinstance(self.aligner, ClassTokenAligner):
-            tokens = tokens[:, :1]
-        if not self.disentanglers:
-            return [tokens] * 3
-        return [tokens, *(disentangler(tokens) for disentangler in self.disentanglers)]

@@ -1,16 +1,20 @@
 """Cross-modal traction: texts pulled towards the image they are compared with (Troika)."""
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.clip.transformer import QuickGELU
+from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.methods.cross_attention import CrossAttention, KeysValues
+from czsl_sac.methods.three_branches import Branch, ThreeBranches, tokens_of
 
-__all__ = ["CrossModalTraction", "TractionLayer"]
+__all__ = ["CrossModalTraction", "TractedBranches", "TractionLayer"]
 
 
 class CrossModalTraction(nn.Module):
@@ -110,3 +114,59 @@ class TractionLayer(nn.Module):
         """Return the texts after this layer, `[B, C, D]`."""
         text = text + self.dropout(self.attention(text, context))
         return text + self.dropout(self.mlp(self.norm(text)))
+
+
+class TractedBranches(ThreeBranches):
+    """Three branches whose texts are pulled towards each image.
+
+    A subclass says in `tractions` by what, and sets besides what `ThreeBranches` asks for:
+
+    Attributes:
+        disentanglers: what attributes and objects see the tokens through, on every token that the
+            alignment looks at; empty: they see them as they are.
+        chunk_size: compositions whose texts of a batch, `[B, chunk_size, D]`, are held at once.
+    """
+
+    disentanglers: nn.ModuleList
+    chunk_size: int
+
+    def tractions(self, encoded: Any) -> list[Callable[[Tensor], Tensor]] | None:
+        """Return what makes texts `[B, K, D]` of unit texts `[K, D]`, for each branch.
+
+        Args:
+            encoded: what `encode` returned.
+
+        Returns:
+            Three functions; None where texts stay as they are.
+        """
+        raise NotImplementedError
+
+    def branches(self, encoded: Any) -> list[Branch]:
+        """Return what makes logits of texts before traction.
+
+        Args:
+            encoded: what `encode` returned.
+        """
+        tokens = tokens_of(encoded)
+        if isinstance(self.aligner, ClassTokenAligner):
+            tokens = tokens[:, :1]
+        views = [tokens] * 3
+        if self.disentanglers:
+            views = [tokens, *(disentangler(tokens) for disentangler in self.disentanglers)]
+        tractions = self.tractions(encoded)
+        if tractions is None:
+            return [partial(self.aligner, view) for view in views]
+        return [
+            partial(self._tracted_logits, view, traction)
+            for view, traction in zip(views, tractions, strict=True)
+        ]
+
+    def texts_as_compared(self, encoded: Any, text: Tensor) -> Tensor:
+        """Return the texts of compositions `[B, D]`, pulled each to its image."""
+        tractions = self.tractions(encoded)
+        return text if tractions is None else own_texts(tractions[0](text))
+
+    def _tracted_logits(
+        self, view: Tensor, traction: Callable[[Tensor], Tensor], text: Tensor
+    ) -> Tensor:
+        return align_in_chunks(self.aligner, view, traction, (text,), self.chunk_size)

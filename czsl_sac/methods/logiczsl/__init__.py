@@ -1,0 +1,1 @@
+"""LogiCZSL, a re-interpretation."""
