@@ -172,3 +172,15 @@ def test_patches_above_the_middle_of_an_images_range_are_active() -> None:
 def test_a_name_that_no_run_makes_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "tab7"]) == 2
     assert "czsl-sac check-data DATA counts" in capsys.readouterr().err
+
+
+def test_no_time_is_told_of_a_clip_that_is_not_known(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dataset", "cgqa", "--data-root", str(root), "--out", str(tmp_path), "--dry-run"]
+    assert main(["reproduce", "tab6", "--seeds", "1", *given]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith(
+        "2 of them to be trained: the time is known once one of them has ended here."
+    )
+    assert not list(tmp_path.iterdir())

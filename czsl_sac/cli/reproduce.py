@@ -99,11 +99,11 @@ def run(arguments: list[str]) -> int:
     runs = planned(studies, setting)
     todo = missing(runs)
     seconds = seconds_needed(studies, setting)
-    time = "a time that the first run will tell" if seconds is None else _spoken(seconds)
+    unknown = "the time is known once one of them has ended here"
+    time = unknown if seconds is None else f"about {_spoken(seconds)} on this machine"
     print(
         f"{counted(len(studies), 'table or figure', 'tables and figures')} from "
-        f"{counted(len(runs), 'run')}, {len(todo)} of them to be trained: about {time} "
-        "on this machine."
+        f"{counted(len(runs), 'run')}, {len(todo)} of them to be trained: {time}."
     )
     if options.dry_run:
         for config in todo.values():
