@@ -1,10 +1,12 @@
 """Cached features are those of the images, in training and evaluation, whatever happens to them."""
 
+import errno
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,8 +16,7 @@ from two_processes import run_in_two_processes
 
 from czsl_sac import Scenes, apply_lora, load_backbone
 from czsl_sac.data.images import ImageDataset, image_transform
-from czsl_sac.files import load_tensors
-from czsl_sac.training import feature_cache
+from czsl_sac.training import feature_file
 from czsl_sac.training.config import (
     BackboneConfig,
     DataConfig,
@@ -23,6 +24,7 @@ from czsl_sac.training.config import (
     TrainConfig,
 )
 from czsl_sac.training.feature_cache import FeatureCache
+from czsl_sac.training.feature_file import FeatureFile
 from czsl_sac.training.run import train
 from czsl_sac.training.session import Session
 from czsl_sac.training.trained import TrainedRun
@@ -47,16 +49,17 @@ def make(folder: Path, *, alone: bool = False, **options) -> FeatureCache:
     return FeatureCache(scenes(), folder, backbone, Session(), class_token_alone=alone, **options)
 
 
-TEN_ITEMS = 4 * 65 * 128 * 10  # bytes
-
-
 @pytest.fixture
-def small_shards(monkeypatch):
-    monkeypatch.setattr(feature_cache, "SHARD_BYTES", TEN_ITEMS)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(feature_file, "BLOCK", 10)
+
+
+def blocks(folder: Path) -> np.ndarray:
+    return np.load(folder / "blocks.npy", mmap_mode="r+")
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_items_are_the_backbones_tokens(tmp_path, small_shards, alone):
+def test_items_are_the_backbones_tokens(tmp_path, small_blocks, alone):
     cache = make(tmp_path, alone=alone)
     items, images = cache.split("val"), scenes().split("val")
     assert len(items) == len(images)
@@ -73,24 +76,27 @@ def test_items_are_the_backbones_tokens(tmp_path, small_shards, alone):
     assert torch.equal(cache.candidates("val"), scenes().candidates("val"))
     folders = list(tmp_path.iterdir())
     assert len(folders) == 1
-    files = sorted(path.name for path in folders[0].glob("*.safetensors"))
-    assert files[0] == "00000.safetensors"
-    assert len(files) == (1 if alone else -(-len(images) // 10))
+    files = {path.name for path in folders[0].iterdir()}
+    assert files == {"about.json", "blocks.npy", "targets.npy", "tokens.npy"}
+    assert blocks(folders[0]).shape == (-(-len(images) // 10),)
+    shape = (len(images), 1 if alone else 65, 128)
+    assert np.load(folders[0] / "tokens.npy", mmap_mode="r").shape == shape
     about = json.loads((folders[0] / "about.json").read_text())
     assert (about["split"], about["tokens"]) == ("val", "class" if alone else "all")
 
 
 def test_an_interrupted_pass_goes_on_and_a_finished_one_reads_no_image(
-    tmp_path, small_shards, monkeypatch
+    tmp_path, small_blocks, monkeypatch
 ):
     cache = make(tmp_path)
     before = [item[0] for item in cache.split("val")]
     (folder,) = tmp_path.iterdir()
-    times = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
-    lost = folder / "00001.safetensors"
-    lost.unlink()
-    make(tmp_path).split("val")
-    assert {p for p, t in times.items() if p.stat().st_mtime_ns != t} == {lost}
+    blocks(folder)[1] = 0  # as if the pass had ended before the second block
+    np.load(folder / "tokens.npy", mmap_mode="r+")[10:20] = 0
+    encoded, encode = [], cache._backbone.encode_image
+    cache._backbone.encode_image = lambda images: encoded.append(len(images)) or encode(images)
+    cache.split("val")
+    assert encoded == [10]
     assert all(torch.equal(a, b[0]) for a, b in zip(before, cache.split("val"), strict=True))
     monkeypatch.setattr(cache._backbone, "encode_image", None)
     cache.split("val")
@@ -178,28 +184,51 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
 
 
 def encode_half(rank: int, folder: Path) -> None:
-    """What each of two processes does: its share of the files, then all of them are there."""
-    feature_cache.SHARD_BYTES = TEN_ITEMS
+    """What each of two processes does: its share of the blocks, then all of them are there."""
+    feature_file.BLOCK = 10
     written = []
-    save = feature_cache.save_tensors
-    feature_cache.save_tensors = lambda path, tensors: (
-        written.append(path.name),
-        save(path, tensors),
+    write = FeatureFile.write
+    FeatureFile.write = lambda self, block, *rows: (
+        written.append(block) or write(self, block, *rows)
     )
     items = make(folder / "two").split("val")
     torch.save((written, [items[i][1] for i in range(len(items))]), folder / f"{rank}.pt")
 
 
-def test_two_processes_share_the_encoding(tmp_path, small_shards):
+def test_two_processes_share_the_encoding(tmp_path, small_blocks):
     run_in_two_processes(encode_half, tmp_path)
     alone = make(tmp_path / "one").split("val")
     (one,), (two,) = ([*(tmp_path / name).iterdir()] for name in ("one", "two"))
-    files = sorted(path.name for path in one.glob("*.safetensors"))
-    assert sorted(path.name for path in two.glob("*.safetensors")) == files
     targets = [alone[i][1] for i in range(len(alone))]
     for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == (files[rank::2], targets)
-    for name in files:
-        mine, other = load_tensors(one / name), load_tensors(two / name)
-        assert torch.equal(mine["targets"], other["targets"])
-        assert_close(mine["tokens"], other["tokens"], rtol=1e-4, atol=1e-5)
+        shared = [*range(len(blocks(one)))][rank::2]
+        assert torch.load(tmp_path / f"{rank}.pt") == (shared, targets)
+    mine, other = (np.load(folder / "tokens.npy") for folder in (one, two))
+    np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tokens", "targets", "blocks"])
+@pytest.mark.parametrize("how", ["empty", "cut", "noise", "another shape", "a flipped bit"])
+def test_a_damaged_file_is_named(tmp_path, small_blocks, name, how):
+    make(tmp_path, alone=True).split("val")
+    (folder,) = tmp_path.iterdir()
+    path = folder / f"{name}.npy"
+    content = bytearray(path.read_bytes())
+    if how == "another shape":
+        np.save(path, np.zeros((3, 2)))
+    elif how == "a flipped bit":
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        path.write_bytes({"empty": b"", "cut": content[:-8], "noise": b"x" * len(content)}[how])
+    with pytest.raises(ValueError, match=rf"{folder.name}/\w+.npy is damaged.*delete .*made again"):
+        make(tmp_path, alone=True).split("val")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"the disk is full: .*tokens.npy could not be written"):
+        make(tmp_path).split("val")
