@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from czsl_sac import Troika
+from czsl_sac.evaluation import Feasibility, threshold_grid
 from czsl_sac.methods.cds_czsl.diversity import (
     AttributeDiversity,
     cluster_batch,
@@ -152,8 +153,11 @@ def test_specificity_tells_which_compositions_are_feasible() -> None:
     _, attributes, objects = unit_texts(model, model.seen_pairs)
     found = open_world_feasibility(model, world, OpenWorld(feasibility="method"))
     assert found.dtype == torch.float64
-    for value, (a, o) in zip(found, world.pair_indices.tolist(), strict=True):
-        assert_close(value, specificity(model, attributes[a], objects[o]))
+    for n, (a, o) in enumerate(world.pair_indices.tolist()):
+        is_seen = bool(world.seen_mask[n])
+        expected = 0.0 * found[n] if is_seen else specificity(model, attributes[a], objects[o])
+        assert_close(found[n], expected)
+    Feasibility(found, threshold_grid(found, world)).check_space(world)
     troika = Troika(random_backbone(), SPACE)
     with pytest.raises(ValueError, match="feasibility is 'method' but Troika says nothing of it"):
         open_world_feasibility(troika, world, OpenWorld(feasibility="method"))

@@ -157,7 +157,8 @@ def open_world_feasibility(
     if options.feasibility == "none":
         return None
     if options.feasibility == "method":
-        return method.feasibility(space).double().cpu()
+        scores = method.feasibility(space).double().cpu()
+        return torch.where(space.seen_mask, 0.0, scores)  # as `feasibility_scores` has it
     names = (space.attributes, space.objects)
     if options.feasibility == "clip":
         features = [_clip_features(method.backbone, side) for side in names]
