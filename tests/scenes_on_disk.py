@@ -16,8 +16,7 @@ def write_scenes(root: Path, images_per_pair: int = 1) -> Path:
     (root / PAIR_LISTS).mkdir(parents=True)
     records = []
     for number, split in enumerate(SPLITS):
-        dataset = scenes.split(split)
-        targets = [int(dataset[i][1]) for i in range(len(dataset))]
+        targets = scenes.space.indices(scenes.pairs[split]).tolist() * images_per_pair
         drawn = scenes.draw(number, torch.arange(len(targets)), torch.tensor(targets)).images
         for place, (image, target) in enumerate(zip(drawn, targets, strict=True)):
             attribute, obj = scenes.space.pairs[target]

@@ -31,8 +31,8 @@ from czsl_sac.training.presets import preset_for
 
 
 def make(**options) -> CAMS:
-    chosen = {"latent_units": 3, "extraction_layers": 2, **options}
-    model = CAMS(random_backbone(), SPACES["usual"], **chosen).double()
+    chosen = CAMSOptions(**{"latent_units": 3, "extraction_layers": 2, **options})
+    model = CAMS(random_backbone(), SPACES["usual"], chosen).double()
     randomize(model)
     without_dropout(model)
     return model.eval()
@@ -143,7 +143,8 @@ def test_every_trained_parameter_gets_a_gradient_and_dropout_is_where_it_should_
     model(*batch(model.backbone, model.space, 4), "train")["total"].backward()
     idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == []
-    fresh = CAMS(random_backbone(), SPACES["usual"], unit_dropout=0.25, attention_dropout=0.125)
+    options = CAMSOptions(unit_dropout=0.25, attention_dropout=0.125)
+    fresh = CAMS(random_backbone(), SPACES["usual"], options)
     assert (fresh.units.unit_dropout.p, fresh.spaces.dropout.p) == (0.25, 0.25)
     assert (fresh.units.attention.dropout, fresh.units.mlp[2].p) == (0.125, 0.125)
     assert {b.mlp.drop.p for b in fresh.spaces.blocks.values()} == {0.125}
@@ -182,7 +183,7 @@ def test_published_settings_adapt_the_layers_that_are_looked_at(name: str, layer
     ("options", "message"),
     [
         ({"extraction_layers": 3}, "extraction_layers is 3 but must be"),
-        ({"latent_units": 0}, "num_units is 0 but must be"),
+        ({"latent_units": 0}, "latent_units is 0 but must be"),
         ({"global_share": 1.5}, "global_share is 1.5 but must be"),
     ],
 )

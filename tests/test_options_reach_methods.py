@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -14,12 +15,15 @@ from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_class, method_names, method_options
 
 SPACE = SPACES["usual"]
+SENTENCES = Path(__file__).parent / "sentences.json"
 OF_MEMORY = {"chunk_size"}
 """Options that bound memory and change no number: the method holds them, and that is compared."""
 
 # Where an option is idle with the defaults, the others that make it count.
 NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("caila", "concept_shift"): {"concept_shift": 1.0},
+    ("cds-czsl", "specificity_margin"): {"diversity": "objects"},
+    ("cds-czsl", "specificity_loss_weight"): {"diversity": "objects"},
     ("logiczsl", "legacy_eval_mode"): {"traction_dropout": 0.5},
     ("logiczsl", "parents"): {"concepts": "scenes"},
     ("sac", "condenser_epochs"): {"schedule": "staged"},
@@ -31,6 +35,9 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 VALUES: dict[tuple[str, str], tuple[Any, ...]] = {
+    # Of one batch, in which one attribute is seen twice, nothing is ranked: tests/test_cds_czsl.py
+    ("cds-czsl", "clusters"): (),
+    ("cds-czsl", "diversity_momentum"): (),
     ("caila", "fusion_layer"): (),  # two layers leave one choice: tests/test_caila.py
     ("logiczsl", "concepts"): ("scenes",),
 }
@@ -46,6 +53,8 @@ def others(options: type[MethodOptions], name: str) -> Iterator[Any]:
         yield from VALUES[options.name, name]
     elif get_origin(kind) is Literal:
         yield from (choice for choice in get_args(kind) if choice != value)
+    elif kind is Path:
+        yield SENTENCES
     elif kind is bool:
         yield not value
     elif kind is str:

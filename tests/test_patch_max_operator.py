@@ -7,6 +7,7 @@ import pytest
 import torch
 from patch_max_checks import IMPLS, inputs, operators, run
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from czsl_sac.kernels import patch_max, patch_max_values
 
@@ -23,6 +24,21 @@ def test_opcheck(dtype: torch.dtype, per_image: bool) -> None:
     tokens.requires_grad_()
     text.requires_grad_()
     torch.library.opcheck(ops.patch_max, (tokens, text, "chunked"))
+
+
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_gradients_of_both_sides_pass_a_checkpoint(impl: str) -> None:
+    """As where texts of each image come in chunks that are made again."""
+    tokens, text, _ = inputs(2, 9, 11, 4, torch.float32, True)
+    tokens.requires_grad_()
+    text.requires_grad_()
+
+    def values(tokens: Tensor, text: Tensor) -> Tensor:
+        return patch_max_values(tokens, text, impl=impl).sum()
+
+    again = checkpoint(values, tokens, text, use_reentrant=False)
+    got = torch.autograd.grad(again, (tokens, text))
+    torch.testing.assert_close(got, torch.autograd.grad(values(tokens, text), (tokens, text)))
 
 
 @pytest.mark.parametrize("impl", ["auto", "chunked"])

@@ -376,7 +376,7 @@ def test_adapting_changes_later_predictions_and_says_so(
     adapted, said = predicted(
         capsys, tiny_run(), *images, "--batch-size", 1, "--top-k", 144, "--adapt"
     )
-    assert "The memory bank was updated on these images: transductive predictions." in said
+    assert "The method learned from these images: transductive predictions." in said
     assert adapted[0] == plain[0]  # predicted before it is taken in
     assert adapted[1:] != plain[1:]
 

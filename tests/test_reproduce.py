@@ -1,6 +1,7 @@
 """`czsl-sac reproduce`: plans that fit the methods, runs trained once, tables as the paper's."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from czsl_sac.experiments.runner import measure, missing, planned
 from czsl_sac.experiments.setting import Setting, configuration, run_dir
 from czsl_sac.experiments.tables import frame, markdown
 from czsl_sac.methods.registry import method_options
+from czsl_sac.training.presets import preset_for
 
 DATA_SETS = ("scenes", "ut-zappos", "mit-states", "cgqa")
 SMALL = {"images_per_pair": 1, "eval_images_per_pair": 1, "epochs": 1}
@@ -46,6 +48,21 @@ def test_rows_that_are_trained_alike_share_a_run(tmp_path: Path) -> None:
     assert planned([STUDIES["fig9"], STUDIES["fig10"]], own).keys() < table4.keys()
     both = planned([STUDIES["tab4"], STUDIES["tab5"]], own)
     assert len(both) == 2 * (5 + 3) + 1  # the maximum of Tab. 5 is L_base of Tab. 4
+
+
+def test_the_rows_of_the_ablation_are_the_options_that_the_manual_names(tmp_path: Path) -> None:
+    manual = (Path(__file__).parent.parent / "docs/index.md").read_text("utf-8")
+    section = manual.partition("(Tab. 4) as options")[2]
+    named = dict(re.findall(r"^\| ([^|]+?) \| (?:`([^`]*)`)?[^|]*\|$", section, re.MULTILINE))
+    rows = {row.label: row for row in STUDIES["tab4"].rows("scenes")}
+    assert len(rows) == 8
+    for label in paper.TAB4:
+        config = configuration(rows[label], Setting("scenes", 1, tmp_path), 0)
+        wanted = parse(["--preset", "scenes", *named[label].split()])
+        assert wanted is not None
+        assert config.with_options(**rows[label].inference) == wanted.config
+    own = configuration(rows["SAC on the class token"], Setting("scenes", 1, tmp_path), 0)
+    assert own == preset_for("scenes").with_options(alignment="cls")
 
 
 def test_the_papers_figures_stand_beside_their_rows() -> None:
@@ -104,7 +121,9 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     page = markdown(study, measured, own)
     assert f"| {100 * measured[0].result.auc:.1f} " in page
     assert "not measured here" in page
-    assert "Made by `czsl-sac reproduce fig9 --dataset scenes --seeds 1 --images-per-pair 1 " in page
+    assert (
+        "Made by `czsl-sac reproduce fig9 --dataset scenes --seeds 1 --images-per-pair 1 " in page
+    )
 
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

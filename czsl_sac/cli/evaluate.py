@@ -33,7 +33,8 @@ class EvaluateOptions:
     """Candidates: the compositions of the data set, or every attribute with every object."""
     feasibility: str = "clip"
     """Open world: leave out compositions that are infeasible by CLIP's text features (clip), by a
-    file of word vectors such as GloVe's (its path), or none."""
+    file of word vectors such as GloVe's (its path), by the method itself (method; cds-czsl), or
+    none."""
     feasibility_rule: Literal["exclude", "legacy"] = "exclude"
     """Open world: infeasible compositions are never predicted, or their score becomes 0 (and that
     of seen ones is doubled where the threshold is not positive) as in the published code."""

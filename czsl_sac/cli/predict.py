@@ -187,7 +187,7 @@ def _summarise(options: PredictOptions, found: int, missing: int, unreadable: in
         said.append(f"written to {options.output}")
     print(visible("; ".join(said)), file=sys.stderr)
     if options.adapt:
-        note = "The memory bank was updated on these images: transductive predictions."
+        note = "The method learned from these images: transductive predictions."
         print(note, file=sys.stderr)
 
 

@@ -50,8 +50,8 @@ class ReproduceOptions:
     out: Path = Path("reproduced")
     """Folder of runs, tables and pictures."""
     quick: bool = False
-    """One seed, one epoch, two images of each composition: shows that everything runs; the
-    figures mean nothing."""
+    """One seed, one epoch, one image of each composition in a split: shows that everything runs;
+    the figures mean nothing."""
     dry_run: bool = False
     """Say how long it may take, and print the command of each run to be trained; do nothing."""
 
@@ -99,11 +99,11 @@ def run(arguments: list[str]) -> int:
     runs = planned(studies, setting)
     todo = missing(runs)
     seconds = seconds_needed(studies, setting)
-    time = "a time that the first run will tell" if seconds is None else _spoken(seconds)
+    unknown = "the time is known once one of them has ended here"
+    time = unknown if seconds is None else f"about {_spoken(seconds)} on this machine"
     print(
         f"{counted(len(studies), 'table or figure', 'tables and figures')} from "
-        f"{counted(len(runs), 'run')}, {len(todo)} of them to be trained: about {time} "
-        "on this machine."
+        f"{counted(len(runs), 'run')}, {len(todo)} of them to be trained: {time}."
     )
     if options.dry_run:
         for config in todo.values():

@@ -44,7 +44,7 @@ def result_table(result: "CZSLResult", config: "TrainConfig", scored: str) -> st
         lines.append(f"All {result.candidates:,} compositions count as feasible.")
     lines += result.notes()
     if config.method.is_transductive:
-        lines.append("The memory bank was updated on these images: a transductive result.")
+        lines.append("The method learned from these images: a transductive result.")
     return "\n".join(lines)
 
 

@@ -65,7 +65,8 @@ def draw(study: Study, measured: Sequence[Measurement], setting: Setting, path: 
     plot(axes, auc, deviation, "o", "tab:blue")
     axes.set_xticks(range(len(ticks)), ticks)
     quick = ", quick: shows that it runs, no more" if setting.quick else ""
-    axes.set(xlabel=study.x, ylabel="AUC in %", title=f"{study.title}, {setting.dataset}{quick}")
+    axes.set(xlabel=study.x, ylabel="AUC in % (circles)")
+    axes.set_title(f"{study.title}\n{setting.dataset}{quick}", fontsize=10)
     if beside and table["rmg"].notna().all():
         gap, rmg = axes.twinx(), grouped["rmg"]
         plot(gap, rmg.mean(), rmg.std().fillna(0.0), "s", "tab:orange")

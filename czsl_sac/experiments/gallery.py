@@ -93,6 +93,7 @@ def _predictions(baseline: Path, ours: Path, root: Path | None, number: int) -> 
     groups = example_groups(
         masks, run.data, "test", run.method.backbone, own.targets, predicted, number
     )
+    groups = [group for group in groups if group.images]
     figure = Figure(figsize=(1.9 * number, 2.9 * len(groups)), layout="constrained")
     parts = figure.subfigures(len(groups), 1, squeeze=False).flatten()
     for part, group in zip(parts, groups, strict=True):

@@ -13,7 +13,7 @@ from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import preset_for
 from czsl_sac.training.record import differences
 
-QUICK_IMAGES = 2
+QUICK_IMAGES = 1
 """Images of each composition in each split that a quick run uses."""
 
 
@@ -111,8 +111,8 @@ def command(config: TrainConfig, setting: Setting) -> str:
 
     Examples:
         >>> setting = Setting("scenes", 1, Path("out"))
-        >>> print(command(preset_for("scenes").with_options(condense=False, seed=2), setting))
-        czsl-sac train --preset scenes --method sac --run-dir ... --no-condense --seed 2
+        >>> print(command(preset_for("scenes").with_options(beta=0.5, seed=2), setting))
+        czsl-sac train --preset scenes --method sac --run-dir ... --beta 0.5 --seed 2
     """
     preset, method = preset_for(setting.dataset, config.method.name), config.method.name
     words = ["czsl-sac", "train", "--preset", setting.dataset, "--method", method]

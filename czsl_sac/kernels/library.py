@@ -103,11 +103,12 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Any) ->
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     ops = torch.ops.czsl_sac
+    saved = ctx.saved_tensors  # once: what a checkpoint made again is given out a single time
     grad_tokens = grad_text = None
     if ctx.needs_input_grad[0]:
-        grad_tokens = ops.patch_max_grad_tokens(grad, *ctx.saved_tensors, ctx.impl)
+        grad_tokens = ops.patch_max_grad_tokens(grad, *saved, ctx.impl)
     if ctx.needs_input_grad[1]:
-        grad_text = ops.patch_max_grad_text(grad, *ctx.saved_tensors, ctx.impl)
+        grad_text = ops.patch_max_grad_text(grad, *saved, ctx.impl)
     return grad_tokens, grad_text, None
 
 

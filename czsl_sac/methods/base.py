@@ -122,6 +122,22 @@ class CZSLMethod(nn.Module):
         """
         raise NotImplementedError
 
+    def feasibility(self, space: CompositionSpace) -> Tensor:
+        """Return how plausible each composition is by what the method has learned, `[C]`.
+
+        For `--feasibility method` in the open world; most methods have learned nothing of it.
+
+        Args:
+            space: the compositions, over the same attributes and objects.
+
+        Raises:
+            ValueError: the method does not say.
+        """
+        raise ValueError(
+            f"feasibility is 'method' but {self.Options.label} says nothing of it: take clip, none "
+            "or a file of word vectors."
+        )
+
     def parameter_groups(self, stage: str) -> list[ParameterGroup]:
         """Return what `stage` trains: by default every parameter that requires a gradient."""
         return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]

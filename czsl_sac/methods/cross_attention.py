@@ -103,6 +103,7 @@ class CrossBlock(nn.Module):
     Args:
         width: size of the tokens of both.
         num_heads: heads of the attention; None takes `max(1, width // 64)`.
+        dropout: of the attention's weights, and after both layers of the MLP, in training.
 
     Raises:
         ValueError: `num_heads` does not divide `width`.
@@ -115,15 +116,16 @@ class CrossBlock(nn.Module):
         torch.Size([2, 5, 8])
     """
 
-    def __init__(self, width: int, num_heads: int | None = None) -> None:
+    def __init__(self, width: int, num_heads: int | None = None, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_query = nn.LayerNorm(width)
         self.norm_context = nn.LayerNorm(width)
-        self.attention = CrossAttention(width, num_heads, qkv_bias=True)
+        self.attention = CrossAttention(width, num_heads, qkv_bias=True, dropout=dropout)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width)
         )
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x after it has looked at y."""
@@ -138,4 +140,6 @@ class CrossBlock(nn.Module):
 
     def _finish(self, x: Tensor, gathered: Tensor) -> Tensor:
         x = x + gathered
-        return x + self.mlp(self.norm_mlp(x))
+        inner, activation, outer = self.mlp
+        hidden = self.dropout(activation(inner(self.norm_mlp(x))))
+        return x + self.dropout(outer(hidden))

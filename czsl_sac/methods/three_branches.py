@@ -171,10 +171,7 @@ class BranchPredictor(ChunkedPredictor):
     def score_chunks(self, encoded: Any) -> Iterator[Tensor]:
         """Yield what `combine` makes of the branches, `[B, c]`."""
         branches = self.method.branches(encoded)
-        attribute, object_ = (
-            composition_probabilities(branch(text), 1.0)
-            for branch, text in zip(branches[1:], self.texts[1:], strict=True)
-        )
+        attribute, object_ = self.primitives(branches)
         compositions: Iterable[Tensor] = (
             branches[0](text) for text in self.texts[0].split(self.chunk_size)
         )
@@ -184,6 +181,18 @@ class BranchPredictor(ChunkedPredictor):
         for composition, pairs in zip(compositions, self.pairs.split(self.chunk_size), strict=True):
             path = PathProbabilities(composition, attribute, object_)
             yield self.method.combine(path, pairs)
+
+    def primitives(self, branches: list[Branch]) -> tuple[Tensor, Tensor]:
+        """Return p(a|x) `[B, A]` and p(o|x) `[B, O]`.
+
+        Args:
+            branches: of the images.
+        """
+        attribute, object_ = (
+            composition_probabilities(branch(text), 1.0)
+            for branch, text in zip(branches[1:], self.texts[1:], strict=True)
+        )
+        return attribute, object_
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Return scores as probabilities `[B, C]`: a softmax, or p̄ divided by its sum."""

@@ -29,7 +29,7 @@ def build_backbone(config: BackboneConfig, *, precision: str = "no") -> CLIPBack
 
     Returns:
         The backbone; `requires_grad` is set on the parameters of LoRA or of the adapters alone,
-        on the whole vision tower (`"full"`), or nowhere.
+        on the vision tower or its last block (`"full"`, `"last_block"`), or nowhere.
 
     Raises:
         ValueError: the name is unknown.
@@ -46,6 +46,8 @@ def build_backbone(config: BackboneConfig, *, precision: str = "no") -> CLIPBack
     backbone.requires_grad_(False)
     if config.train_backbone == "full":
         backbone.visual.requires_grad_(True)
+    elif config.train_backbone == "last_block":
+        backbone.visual.transformer.resblocks[-1].requires_grad_(True)
     kept = precision if config.frozen_precision == "auto" else config.frozen_precision
     if kept in _HALF:
         store_frozen(backbone, _HALF[kept])

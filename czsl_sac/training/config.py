@@ -75,9 +75,9 @@ class BackboneConfig:
     """CLIP to start from: tiny or tiny-patches (built in), tiny:FILE of the laboratory's
     weights, an OpenAI name such as ViT-L/14, a .pt file of theirs, open_clip:MODEL/PRETRAINED, or
     transformers:NAME."""
-    train_backbone: Literal["lora", "adaptformer", "none", "full"] = "lora"
+    train_backbone: Literal["lora", "adaptformer", "none", "last_block", "full"] = "lora"
     """What of the vision tower learns: LoRA (the paper), AdaptFormer's adapters (Troika), nothing
-    (CSP, CoOp, DFSP), or every weight."""
+    (CSP, CoOp, DFSP), the last layer (PLID), or every weight."""
     lora_rank: int = 2
     """Rank of LoRA (CLIP-LoRA's default)."""
     lora_alpha: float = 1.0

@@ -33,7 +33,8 @@ class OpenWorld:
 
     Attributes:
         feasibility: what words are compared by: `"clip"`, CLIP's text features; `"none"`: all
-            compositions stay; or a file of word vectors, see `read_word_vectors`.
+            compositions stay; `"method"`: the method scores compositions itself, as CDS-CZSL does;
+            or a file of word vectors, see `read_word_vectors`.
         rule: `"exclude"` or `"legacy"`, see `mask_infeasible`.
         threshold: unseen compositions below it are infeasible; None chooses the one of the best
             validation AUC among `num_thresholds`.
@@ -58,10 +59,11 @@ class OpenWorld:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.feasibility not in ("clip", "none") and not Path(self.feasibility).is_file():
+        named = self.feasibility in ("clip", "none", "method")
+        if not named and not Path(self.feasibility).is_file():
             raise ValueError(
                 f"feasibility is {self.feasibility!r} but must be clip, none, or an existing file "
-                "of word vectors."
+                "of word vectors, or method, for a method that says it itself."
             )
         if self.rule not in ("exclude", "legacy"):
             raise ValueError(f"rule is {self.rule!r}: give 'exclude' or 'legacy'.")
@@ -150,10 +152,12 @@ def open_world_feasibility(
         options: what words are compared by.
 
     Raises:
-        ValueError: as for `read_word_vectors`.
+        ValueError: as for `read_word_vectors`, or the method says nothing of feasibility.
     """
     if options.feasibility == "none":
         return None
+    if options.feasibility == "method":
+        return method.feasibility(space).double().cpu()
     names = (space.attributes, space.objects)
     if options.feasibility == "clip":
         features = [_clip_features(method.backbone, side) for side in names]

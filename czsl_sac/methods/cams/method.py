@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.checks import check_range
 from czsl_sac.clip.backbone import CLIPBackbone
-from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.alignment import feature_similarity
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
@@ -55,25 +53,15 @@ class CAMS(ThreeBranches):
     Args:
         backbone: CLIP with adapters, all else frozen.
         space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: of the global branch: `"cls"` (Eq. 1, as published), `"patch_max"` (Eq. 2), or
-            an alignment head.
-        prompts: three sets of prompts; None makes them from the backbone's own words, with a
-            dropout of 0.3.
-        latent_units: number of units.
-        extraction_layers: how many of the last vision layers they look at; None: a third of all.
-        unit_dropout: on the units, and on the features of the three spaces.
-        attention_dropout: in the cross-attention and in the MLPs.
-        global_share: β in β l_global + (1 − β) l_units, the composition's logits at test.
-        primitive_loss_weight: weight of the attribute's and the object's loss.
-        train_temperature: learn 1/τ, which starts at the alignment head's.
+        options: of the method; None takes the defaults.
 
     Raises:
-        ValueError: an option is unknown or out of range.
+        ValueError: the tower has fewer layers than the options ask for.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
-        >>> model = CAMS(load_backbone("tiny").requires_grad_(False), space, latent_units=4)
+        >>> model = CAMS(load_backbone("tiny").requires_grad_(False), space)
         >>> images = torch.zeros(2, 3, 64, 64)
         >>> sorted(model(images, torch.tensor([0, 1]), stage="train"))
         ['attribute', 'composition', 'global', 'object', 'total']
@@ -84,60 +72,41 @@ class CAMS(ThreeBranches):
     @classmethod
     def build(cls, options: CAMSOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "CAMS":
         """Return the method that options describe; the arguments are those of every method."""
-        return cls(
-            backbone,
-            space,
-            alignment=alignment_head(options, backbone),
-            prompts=soft_prompts(options, backbone, space),
-            latent_units=options.latent_units,
-            extraction_layers=options.extraction_layers,
-            unit_dropout=options.unit_dropout,
-            attention_dropout=options.attention_dropout,
-            global_share=options.global_share,
-            primitive_loss_weight=options.primitive_loss_weight,
-            train_temperature=options.train_temperature,
-        )
+        return cls(backbone, space, options)
 
     def __init__(
         self,
         backbone: CLIPBackbone,
         space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        prompts: SoftPrompts | None = None,
-        latent_units: int = 32,
-        extraction_layers: int | None = None,
-        unit_dropout: float = 0.5,
-        attention_dropout: float = 0.1,
-        global_share: float = 0.85,
-        primitive_loss_weight: float = 0.5,
-        train_temperature: bool = True,
+        options: CAMSOptions | None = None,
     ) -> None:
         super().__init__(backbone, space)
+        options = options or CAMSOptions()
         width, layers = backbone.config.vision_width, backbone.config.vision_layers
-        count = max(1, layers // 3) if extraction_layers is None else extraction_layers
+        usual = max(1, layers // 3)
+        count = usual if options.extraction_layers is None else options.extraction_layers
         check_range("extraction_layers", count, low=1, high=layers)
-        check_range("global_share", global_share, low=0, high=1)
         self.extraction_layers = range(layers - count, layers)
-        self.aligner = build_aligner(alignment, backbone.temperature)
-        self.prompts = prompts or SoftPrompts(
-            backbone.text, backbone.tokenizer, space.attributes, space.objects, dropout=0.3
-        )
+        self.aligner = alignment_head(options, backbone)
+        self.prompts = soft_prompts(options, backbone, space)
         self.units = LatentUnits(
-            latent_units, width, unit_dropout=unit_dropout, dropout=attention_dropout
+            options.latent_units,
+            width,
+            unit_dropout=options.unit_dropout,
+            dropout=options.attention_dropout,
         )
         self.spaces = UnitSpaces(
             CAMSFeatures._fields[1:],
             width,
             backbone.embed_dim,
-            dropout=attention_dropout,
-            feature_dropout=unit_dropout,
+            dropout=options.attention_dropout,
+            feature_dropout=options.unit_dropout,
         )
         # 1/τ and not τ is learned: a step of Adam moves 100 by little and 0.01 by much.
         scale = 1.0 / torch.as_tensor(self.aligner.temperature, dtype=torch.float32)
-        self.scale = nn.Parameter(scale, requires_grad=train_temperature)
-        self.global_share = global_share
-        self.primitive_loss_weight = primitive_loss_weight
+        self.scale = nn.Parameter(scale, requires_grad=options.train_temperature)
+        self.global_share = options.global_share
+        self.primitive_loss_weight = options.primitive_loss_weight
 
     def encode(self, images: Tensor) -> CAMSFeatures:
         """Return the tokens, and what the three spaces take of the units.

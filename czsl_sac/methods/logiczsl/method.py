@@ -116,7 +116,7 @@ class LogiCZSL(Troika):
         composition, *primitives = (composition_probabilities(branch, 1.0) for branch in logits)
         rules = {
             "composition": broken_composition(
-                composition, *primitives, self.seen_pairs, exponent=self.logic_exponent
+                composition, *primitives, pairs=self.seen_pairs, exponent=self.logic_exponent
             )
         }
         extra = composition.new_zeros(())

@@ -30,7 +30,7 @@ class Truths(NamedTuple):
 
 
 def broken_composition(
-    composition: Tensor, attribute: Tensor, object_: Tensor, pairs: Tensor, *, exponent: float
+    composition: Tensor, attribute: Tensor, object_: Tensor, *, pairs: Tensor, exponent: float
 ) -> Tensor:
     """Return how far "(a, o) implies a and o" is broken for all compositions.
 

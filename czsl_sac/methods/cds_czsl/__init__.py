@@ -1,0 +1,1 @@
+"""CDS-CZSL, a re-interpretation."""
