@@ -37,6 +37,8 @@ class Run(TrainedRun):
         True
     """
 
+    _other: "Run | None" = None  # with the options that prediction needs, once it was asked to
+
     @property
     def path(self) -> Path:
         """Folder of the run."""
@@ -48,6 +50,7 @@ class Run(TrainedRun):
         *,
         top: int = 3,
         candidates: str = "all",
+        adapt: bool = False,
     ) -> list[Prediction]:
         """Return what image files show, likeliest first.
 
@@ -55,6 +58,7 @@ class Run(TrainedRun):
             images: a file, a folder or a pattern, or several of them.
             top: compositions, attributes and objects to keep of each image.
             candidates: what may be named: `"all"`, `"seen"`, `"open"`, or a file of compositions.
+            adapt: update the memory bank on these images, batch by batch in their order.
 
         Returns:
             A prediction for each file, in the order of the files.
@@ -66,7 +70,7 @@ class Run(TrainedRun):
 
         given = [images] if isinstance(images, (str, os.PathLike)) else list(images)
         paths, missing = find_files([os.fspath(path) for path in given])
-        predictor = RunPredictor(self, candidates=candidates)
+        predictor = RunPredictor(self._on_new_images(adapt), candidates=candidates)
         found = list(predictor.predict(paths, top_k=top)) if paths else []
         problems = [*missing, *predictor.unreadable]
         if problems:
@@ -74,6 +78,22 @@ class Run(TrainedRun):
                 f"images has {len(problems)} that must be readable but are not: {problems[0]}."
             )
         return found
+
+    def _on_new_images(self, adapt: bool) -> "Run":
+        """Return the run with the options that prediction needs; this one if it has them."""
+        options = self.config.method
+        changes = options.on_new_images(adapt)
+        if all(getattr(options, name) == value for name, value in changes.items()):
+            return self
+        if self._other is None or changes.items() - vars(self._other.config.method).items():
+            kept = {name: getattr(options, name) for name in options.inference}
+            self._other = Run.load(
+                self.path,
+                checkpoint=self.checkpoint,
+                data_root=self.config.data.data_root,
+                **{**kept, **changes},
+            )
+        return self._other
 
 
 def train(

@@ -134,9 +134,9 @@ def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None
         (["train", "stray"], "'stray' belongs to no option but every value must follow one: rem"),
         (
             ["train", "--method", "csp", "--gamma", "1"],
-            "--gamma is an option of sac, csp has none: ",
+            "--gamma is an option of sac, but csp has none: ",
         ),
-        (["train", "--method", "csp", "--no-condense"], "--no-condense is an option of sac, csp"),
+        (["train", "--method", "csp", "--no-condense"], "--no-condense is an option of sac, but "),
         (["train", "--tokens", "all"], "--tokens is unknown: did you mean --token-choice?"),
         (
             ["train", "--train-backbone", "none", "--lora-rank", "4"],

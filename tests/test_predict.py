@@ -381,6 +381,24 @@ def test_adapting_changes_later_predictions_and_says_so(
     assert adapted[1:] != plain[1:]
 
 
+def test_a_run_in_python_predicts_as_the_command_does(
+    capsys: pytest.CaptureFixture[str], images: list[Path]
+) -> None:
+    images = write_scenes(images[0].parent, 20)  # two batches
+    run = load_run(tiny_run())
+    found = {adapt: run.predict(images, top=144, adapt=adapt) for adapt in (True, False)}
+    for adapt, option in ((True, ["--adapt"]), (False, [])):
+        lines, _ = predicted(capsys, tiny_run(), *images, "--top-k", 144, *option)
+        for mine, line in zip(found[adapt], lines, strict=True):
+            expected = [c["probability"] for c in line["compositions"]]
+            assert [c.probability for c in mine.compositions] == pytest.approx(expected, abs=1e-6)
+    assert found[True][:16] == found[False][:16]
+    assert found[True][16:] != found[False][16:]
+    other = load_run(tiny_run(), beta=1.0, bank="train").predict(images[0], top=144)
+    assert load_run(tiny_run(), beta=1.0).predict(images[0], top=144) == other
+    assert other[0] != found[False][0]
+
+
 def test_the_bank_is_left_as_training_filled_it(images: list[Path]) -> None:
     predictor = RunPredictor(of_the_command())
     first = [batch.probabilities for batch in predictor.batches(images, batch_size=1)]

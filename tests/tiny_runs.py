@@ -45,10 +45,17 @@ def tiny_run(method: str = "sac", **values: object) -> Path:
 
 
 def copy_of(run: Path, folder: Path, **changes: object) -> Path:
-    """A copy of a run, with some attributes of its record changed."""
+    """A copy of a run, as if some attributes of its record had been others all along."""
     shutil.copytree(run, folder)
     copied = RunFolder(folder)
+    checkpoint = copied.load_checkpoint()
+    assert checkpoint is not None
+    best = checkpoint.progress.best
+    memory = copied.load_memory(best)
+    assert memory is not None
     copied.write_record(replace(copied.read_record(), **changes))
+    copied.save_checkpoint(checkpoint)
+    copied.save_memory(memory, best)
     return folder
 
 

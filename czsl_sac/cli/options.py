@@ -135,8 +135,8 @@ def _unknown(argument: str, command: str, options: Any) -> str:
     owners = _owners(name.removeprefix("no-"))
     if owners and method:
         return (
-            f"--{name} is an option of {', '.join(owners)}, {method} has none: leave it out, or "
-            f"choose --method {owners[0]}. {more}"
+            f"--{name} is an option of {', '.join(owners)}, but {method} has none: leave it out, "
+            f"or choose --method {owners[0]}. {more}"
         )
     synonym = _SYNONYMS.get(name)
     if synonym in known:
