@@ -8,13 +8,14 @@ import torch
 from evaluation_cases import cases, evaluate, make_case, published, reference, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from long_form import MANY
 from scipy.stats import hmean
 
 from czsl_sac.evaluation import CZSLEvaluator, Feasibility, mask_infeasible
 from czsl_sac.space import CompositionSpace
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25 * MANY, deadline=None)
 @given(cases, st.data(), st.sampled_from(["exact", "legacy"]))
 def test_batches_column_chunks_orders_and_merges_do_not_matter(case, data, protocol):
     space, candidates, scores, targets = case
@@ -134,7 +135,7 @@ def test_recalls_are_counted_by_label():
                 assert name not in recall
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15 * MANY, deadline=None)
 @given(cases, st.sampled_from(["exact", "legacy"]), st.sampled_from(["exclude", "legacy"]))
 def test_all_feasibility_thresholds_in_one_pass(case, protocol, rule):
     space, candidates, scores, targets = case

@@ -8,11 +8,12 @@ import torch
 from evaluation_cases import brute_force, cases, evaluate, make_case, published, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from long_form import MANY
 
 from czsl_sac.space import CompositionSpace
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * MANY, deadline=None)
 @given(cases)
 def test_legacy_equals_the_published_evaluator(case):
     result = evaluate(*case, protocol="legacy")
@@ -73,7 +74,7 @@ def test_legacy_without_any_right_unseen_prediction_has_one_point():
     assert (result.auc, result.unseen, result.hm, result.bias) == (0, 0, 0, 1e3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * MANY, deadline=None)
 @given(cases, st.booleans())
 def test_exact_equals_brute_force(case, masked):
     space, candidates, scores, targets = case
@@ -89,7 +90,7 @@ def test_exact_equals_brute_force(case, masked):
         assert getattr(result, name) == pytest.approx(value, rel=1e-12, abs=1e-15), name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20 * MANY, deadline=None)
 @given(cases)
 def test_the_bias_of_a_point_gives_its_accuracies(case):
     space, candidates, scores, targets = case

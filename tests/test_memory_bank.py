@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from long_form import MANY
 
 from czsl_sac.blocks import memory_bank as memory_bank_file
 from czsl_sac.blocks.memory_bank import EntropyMemoryBank
@@ -87,7 +88,7 @@ def contents(bank):
     compositions=st.integers(1, 4),
     capacity=st.integers(1, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * MANY, deadline=None)
 def test_batches_equal_one_by_one(seed, sizes, compositions, capacity):
     features, probabilities = stream(seed, sum(sizes), compositions)
     bank = EntropyMemoryBank(texts(compositions), capacity)
@@ -119,7 +120,7 @@ def test_batches_equal_one_by_one(seed, sizes, compositions, capacity):
     capacity=st.integers(1, 4),
     mode=st.sampled_from(MODES),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25 * MANY, deadline=None)
 def test_batches_equal_the_plain_functions_in_every_mode(seed, sizes, capacity, mode):
     capacity += mode == "permanent"
     features, probabilities = stream(seed, sum(sizes), 3)
@@ -147,7 +148,7 @@ def test_batches_equal_the_plain_functions_in_every_mode(seed, sizes, capacity, 
     mode=st.sampled_from(MODES),
     pairwise=st.booleans(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30 * MANY, deadline=None)
 def test_any_partition_merges_into_the_whole(seed, sizes, capacity, mode, pairwise):
     capacity += mode == "permanent"
     features, probabilities = stream(seed, sum(sizes), 3)
@@ -230,7 +231,7 @@ def test_adopting_a_bank_over_other_compositions():
     normalized=st.booleans(),
     retrieval_temperature=st.sampled_from([0.05, 0.1, 1.0]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50 * MANY, deadline=None)
 def test_prediction_equals_the_dense_one(
     seed, samples, capacity, mode, empty_slots, normalized, retrieval_temperature
 ):

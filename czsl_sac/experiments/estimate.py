@@ -79,7 +79,7 @@ def _epoch(images: Mapping[str, int]) -> int:
 
 
 def _passes(path: Path, config: TrainConfig, images: Mapping[str, int]) -> int:
-    """Passes that a run has still to do; its memory and its test come after the epochs."""
+    """Return the passes still to do; memory and test of a run come after its epochs."""
     folder = RunFolder(path)
     done = len(folder.records()) if folder.holds_run else 0
     left = max(config.optim.epochs - done, 0) if method_class(config.method).stages else 0
