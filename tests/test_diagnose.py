@@ -47,6 +47,17 @@ def test_command_prints_and_writes_the_figures(tmp_path, capsys):
     assert f"a random one would in {100 * record['pointing']['chance']:.1f} %" in printed
 
 
+def test_command_tells_the_two_built_in_clips_apart(tmp_path):
+    aucs = {}
+    for backbone in ("tiny", "tiny-patches"):
+        path = tmp_path / f"{backbone}.json"
+        arguments = ["diagnose", "scenes", "--backbone", backbone, "--images", "96"]
+        assert main([*arguments, "--json", str(path)]) == 0
+        aucs[backbone] = json.loads(path.read_text())["auc"]["patches"]
+    assert aucs["tiny"] < 0.2
+    assert aucs["tiny-patches"] > 0.65
+
+
 def test_files_have_no_masks(tmp_path, capsys):
     pairs = {
         "train": ["red car", "blue cat"],

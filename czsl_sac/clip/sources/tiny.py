@@ -28,7 +28,6 @@ BUILT_IN = {
 }
 """The two that come with the package: pretrained on the class token alone, and on the best patch
 too, so that patches answer to text (docs/laboratory.md)."""
-"""The weights that come with the package."""
 
 _WORDS = (
     *("a", "an", "drawing", "image", "of", "photo", "picture", "the"),
