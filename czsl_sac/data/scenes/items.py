@@ -20,7 +20,7 @@ _CHUNK = 64  # images drawn at once: their pixels stay in the processor's cache
 
 
 DRAWING = "drawing 1"
-"""Version of the drawing: raised when the pixels of the default scenes change, as a test notices."""
+"""Version of the drawing, to be raised when the default scenes' pixels change: a test notices."""
 
 
 class SmallObjects(NamedTuple):
