@@ -117,7 +117,7 @@ def test_pixels_of_the_defaults_stay_what_they_are(name, options):
         images, masks = scene.images.double(), scene.masks.double()
         place = torch.linspace(-1, 1, images[0].numel(), dtype=torch.float64).view_as(images[0])
         found = ((images * place).mean(), masks.mean(), images.square().mean())
-        assert [float(value) for value in found] == pytest.approx(expected, abs=1e-7)
+        assert [float(value) for value in found] == pytest.approx(expected, abs=1e-6)
 
 
 def test_kept_images_are_the_drawn_ones_and_are_drawn_once(monkeypatch):
