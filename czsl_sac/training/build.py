@@ -42,6 +42,22 @@ def build_backbone(config: BackboneConfig, *, precision: str = "no") -> CLIPBack
         patch_drop=config.patch_drop,
         patch_drop_eval=config.patch_drop_eval,
     )
+    return adapt_backbone(backbone, config, precision=precision)
+
+
+def adapt_backbone(
+    backbone: CLIPBackbone, config: BackboneConfig, *, precision: str = "no"
+) -> CLIPBackbone:
+    """Adapt and mark the part of a CLIP that learns, in place.
+
+    Args:
+        backbone: as it was loaded.
+        config: what of it learns, and how the rest is kept.
+        precision: of products, which frozen matrices follow with `frozen_precision="auto"`.
+
+    Returns:
+        The same backbone.
+    """
     backbone.text.chunk_size = config.text_chunk_size
     backbone.requires_grad_(False)
     if config.train_backbone == "full":
