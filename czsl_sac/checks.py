@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
-__all__ = ["check_choice", "check_range", "suggestion"]
+__all__ = ["check_choice", "check_not_folder", "check_range", "suggestion"]
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -28,6 +29,26 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
             f"{name} is {value!r} but must be one of {', '.join(choices)}: "
             f"{suggestion(value, choices) or 'choose one of them.'}"
         )
+
+
+def check_not_folder(name: str, path: Path | None) -> None:
+    """Refuse a folder where a file is to be written.
+
+    Args:
+        name: what the message calls the path.
+        path: what was given; None is left to its default.
+
+    Raises:
+        ValueError: the path is a folder.
+
+    Examples:
+        >>> check_not_folder("output", Path("/"))
+        Traceback (most recent call last):
+        ...
+        ValueError: output is the folder / but must be a file: add a name to it.
+    """
+    if path is not None and path.is_dir():
+        raise ValueError(f"{name} is the folder {path} but must be a file: add a name to it.")
 
 
 def check_range(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import tyro
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_not_folder, check_range
 from czsl_sac.cli.options import parse_options
 from czsl_sac.data.words import counted, visible
 
@@ -195,8 +195,8 @@ def _check_writable(name: str, path: Path | None, *, folder: bool) -> None:
     """Refuse a path that runs through a file before an hour of predictions is lost to it."""
     if path is None:
         return
-    if not folder and path.is_dir():
-        raise ValueError(f"{name} is the folder {path} but must be a file: add a name to it.")
+    if not folder:
+        check_not_folder(name, path)
     for parent in (path, *path.parents) if folder else path.parents:
         if parent.exists():
             if not parent.is_dir():

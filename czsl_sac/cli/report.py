@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_not_folder, check_range
 from czsl_sac.cli.options import parse_options
 
 
@@ -35,10 +35,7 @@ class ReportOptions:
 
     def __post_init__(self) -> None:
         check_range("examples", self.examples, low=0)
-        if self.output is not None and self.output.is_dir():
-            raise ValueError(
-                f"output is the folder {self.output} but must be a file: add a name to it."
-            )
+        check_not_folder("output", self.output)
 
 
 def run(arguments: list[str]) -> int:
