@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from two_processes import run_in_two_processes
 
 from czsl_sac import Scenes, apply_lora, load_backbone
-from czsl_sac.data.images import ImageDataset, image_transform
+from czsl_sac.data.images import ImageDataset
+from czsl_sac.data.transforms import ImageTransform
 from czsl_sac.training import feature_file
 from czsl_sac.training.config import (
     BackboneConfig,
@@ -124,7 +125,7 @@ def test_other_weights_precision_or_images_are_other_features(tmp_path):
 
 def test_fingerprints_of_image_files(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    look = image_transform(8, (0.5,) * 3, (0.2,) * 3)
+    look = ImageTransform(8, (0.5,) * 3, (0.2,) * 3)
     whole = ImageDataset(tmp_path, [("a.png", 0)], look)
     first = whole.fingerprint()
     assert first == ImageDataset(tmp_path, [("a.png", 0)], look).fingerprint()
@@ -132,7 +133,7 @@ def test_fingerprints_of_image_files(tmp_path):
         ImageDataset(tmp_path, [("a.png", 1)], look).fingerprint(),
         ImageDataset(tmp_path, [("b.png", 0)], look).fingerprint(),
         ImageDataset(
-            tmp_path, [("a.png", 0)], image_transform(8, (0.4,) * 3, (0.2,) * 3)
+            tmp_path, [("a.png", 0)], ImageTransform(8, (0.4,) * 3, (0.2,) * 3)
         ).fingerprint(),
     }
     os.utime(tmp_path / "a.png", ns=(1, 1))

@@ -13,9 +13,9 @@ from shared_data import SHARED, needs
 from czsl_sac.clip import load_backbone
 from czsl_sac.data.checks.data import check_data
 from czsl_sac.data.counts import TAB7_COUNTS
-from czsl_sac.data.images import image_transform
 from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS, read_pairs
 from czsl_sac.data.standard import StandardLayout
+from czsl_sac.data.transforms import ImageReader, ImageTransform
 from czsl_sac.training.build import build_data
 from czsl_sac.training.config import DataConfig
 
@@ -103,13 +103,14 @@ def test_gray_images_become_rgb(root: Path) -> None:
     assert image.shape == (3, 32, 32)
 
 
-def test_augmentation_follows_torch_seed() -> None:
+@pytest.mark.parametrize("reader", ["pil", "torch"])
+def test_augmentation_follows_torch_seed(reader: ImageReader) -> None:
     picture = Image.linear_gradient("L").convert("RGB")
-    transform = image_transform(32, (0.5,) * 3, (0.25,) * 3, augment=True)
+    transform = ImageTransform(32, (0.5,) * 3, (0.25,) * 3, augment=True, reader=reader)
 
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return transform(picture)
+        return transform.finish(transform.pixels(picture)[None])
 
     assert torch.equal(draw(3), draw(3))
     assert not torch.equal(draw(3), draw(4))

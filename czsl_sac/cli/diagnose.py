@@ -41,7 +41,7 @@ class DiagnoseOptions:
     """Scenes: where the small objects' shapes come from."""
     batch_size: int = 64
     """Images encoded at once."""
-    num_workers: int = 0
+    num_workers: int | None = None
     """Processes that read images."""
     json: Path | None = None
     """File to write the figures to."""

@@ -1,23 +1,17 @@
-"""The items of a split of image files, and the published methods' transforms."""
+"""The items of a split of image files."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from czsl_sac.data.reading import Exif, UnreadableImageError, read_image
+from czsl_sac.data.reading import Exif, UnreadableImageError
+from czsl_sac.data.transforms import ImageTransform
 
-if TYPE_CHECKING:
-    from torchvision import transforms
-
-__all__ = ["EvaluationTransform", "ImageDataset", "image_transform"]
+__all__ = ["ImageDataset", "PixelDataset"]
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -26,7 +20,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     Args:
         folder: what the paths are relative to.
         records: path and target of each item.
-        transform: from an RGB image to a tensor; its `repr` says all that it does.
+        transform: from a file to a tensor; its `repr` says all that it does.
         exif: turn photographs as their EXIF orientation says, or leave the pixels as stored.
 
     Raises:
@@ -37,7 +31,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self,
         folder: Path,
         records: Sequence[tuple[str, int]],
-        transform: Callable[[Image.Image], Tensor],
+        transform: ImageTransform,
         *,
         exif: Exif = "follow",
     ) -> None:
@@ -45,14 +39,29 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.records = records
         self.transform = transform
         self.exif = exif
+        transform.prepare()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels, target = self.pixels(index)
+        return self.transform.finish(pixels[None])[0], target
+
+    def pixels(self, index: int) -> tuple[Tensor, int]:
+        """Return the pixels of an item, `[3, H, W]` uint8, and its target.
+
+        What is left to do, `transform.finish` does with a whole batch on any device.
+
+        Args:
+            index: of the item.
+
+        Raises:
+            UnreadableImageError: the file is missing or damaged; the message has its path.
+        """
         path, target = self.records[index]
         try:
-            return self.transform(read_image(self.folder / path, exif=self.exif)), target
+            return self.transform.read(self.folder / path, exif=self.exif), target
         except UnreadableImageError as error:
             raise UnreadableImageError(
                 f"{error}. czsl-sac check-data names every such image; "
@@ -83,75 +92,30 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """The published methods' transform of an RGB image, without augmentation.
+class PixelDataset(Dataset[tuple[Tensor, int]]):
+    """The items of an `ImageDataset` as bytes: (pixels `[3, H, W]` uint8, target).
 
-    Resize the shorter side (bicubic), crop the centre, scale to [0, 1], normalise. It is
-    torchvision's, to the last bit, without torchvision, whose import takes seconds.
+    A quarter of the memory to hand over between processes and to copy to a GPU.
 
     Args:
-        image_size: height and width of the result.
-        mean: subtracted from each colour in [0, 1].
-        std: divides each colour afterwards.
+        images: the data set, whose transform's `finish` makes images of batches of these.
 
-    Examples:
-        >>> transform = EvaluationTransform(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        >>> transform(Image.new("RGB", (300, 260))).shape
-        torch.Size([3, 224, 224])
+    Attributes:
+        seed: `[]` int64 in memory that reading processes share. Not negative: what is random about
+            an item follows from this number and the item's index alone, whoever reads it.
     """
 
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    def __init__(self, images: ImageDataset) -> None:
+        self.images = images
+        self.seed = torch.tensor(-1).share_memory_()
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the image as a tensor `[3, image_size, image_size]`.
+    def __len__(self) -> int:
+        return len(self.images)
 
-        Args:
-            image: of any size.
-        """
-        size, shorter = self.image_size, min(image.size)
-        if shorter != size:
-            width, height = (size * side // shorter for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (round((side - size) / 2) for side in image.size)
-        cropped = np.array(image.crop((left, top, left + size, top + size)))
-        pixels = torch.from_numpy(cropped).permute(2, 0, 1).contiguous().div(255)
-        mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
-        return (pixels - mean) / std
-
-
-def image_transform(
-    image_size: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    *,
-    augment: bool = False,
-) -> "EvaluationTransform | transforms.Compose":
-    """Return the published methods' transform of an RGB image to a normalised tensor.
-
-    Resize the shorter side (bicubic), crop the centre; with `augment` also mirror, tilt
-    (`RandomPerspective`, its defaults) and turn by up to 5 degrees.
-
-    Args:
-        image_size: height and width of the result.
-        mean: subtracted from each colour in [0, 1].
-        std: divides each colour afterwards.
-        augment: for training.
-    """
-    if not augment:
-        return EvaluationTransform(image_size, mean, std)
-    from torchvision import transforms
-
-    return transforms.Compose(
-        [
-            transforms.Resize(image_size, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(image_size),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomPerspective(),
-            transforms.RandomRotation(5),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        seed = int(self.seed)
+        if seed < 0 or not self.images.transform.draws_in_reading:
+            return self.images.pixels(index)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed((seed * 2**32 + index) % 2**63)
+            return self.images.pixels(index)

@@ -7,6 +7,7 @@ from czsl_sac.data.counts import TAB7_COUNTS, differences_from_tab7
 from czsl_sac.data.image_data import ImageData
 from czsl_sac.data.reading import Exif, OnBadImage
 from czsl_sac.data.sources.standard import is_standard_layout, read_standard_layout
+from czsl_sac.data.transforms import ImageReader
 from czsl_sac.data.words import visible
 
 __all__ = ["StandardLayout", "is_standard_layout"]
@@ -29,6 +30,7 @@ class StandardLayout(ImageData):
         exif: turn photographs as their EXIF orientation says (`"follow"`), or leave the pixels as
             they are stored (`"ignore"`). None ignores it for the data sets of Tab. 7, as the
             published loaders do, and follows it for others.
+        image_reader: who resizes: Pillow, as the published loaders do, or torch, which is faster.
 
     Raises:
         FileNotFoundError: the folder, a pair list or the metadata is missing.
@@ -50,6 +52,7 @@ class StandardLayout(ImageData):
         std: tuple[float, float, float],
         on_bad_image: OnBadImage = "stop",
         exif: Exif | None = None,
+        image_reader: ImageReader = "pil",
     ) -> None:
         root = Path(root)
         if not root.is_dir():
@@ -68,6 +71,7 @@ class StandardLayout(ImageData):
             std=std,
             on_bad_image=on_bad_image,
             exif=exif or ("ignore" if name in TAB7_COUNTS else "follow"),
+            image_reader=image_reader,
         )
         differing = differences_from_tab7(name, self.counts())
         if differing:

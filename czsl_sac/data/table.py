@@ -5,6 +5,7 @@ from pathlib import Path
 from czsl_sac.data.image_data import ImageData
 from czsl_sac.data.reading import Exif, OnBadImage
 from czsl_sac.data.sources.read import read_listing
+from czsl_sac.data.transforms import ImageReader
 from czsl_sac.data.words import visible
 
 __all__ = ["ImageTable"]
@@ -24,6 +25,7 @@ class ImageTable(ImageData):
         on_bad_image: `"stop"`: reading a missing or damaged image is an error. `"skip"`: every
             image is opened now, and the bad ones are left out of their split.
         exif: turn photographs as their EXIF orientation says, or leave the pixels as stored.
+        image_reader: who resizes: Pillow, as the published loaders do, or torch, which is faster.
 
     Raises:
         FileNotFoundError: there is nothing at `source`.
@@ -40,6 +42,7 @@ class ImageTable(ImageData):
         std: tuple[float, float, float],
         on_bad_image: OnBadImage = "stop",
         exif: Exif = "follow",
+        image_reader: ImageReader = "pil",
     ) -> None:
         source = Path(source)
         listing = read_listing(source)
@@ -58,4 +61,5 @@ class ImageTable(ImageData):
             std=std,
             on_bad_image=on_bad_image,
             exif=exif,
+            image_reader=image_reader,
         )

@@ -2,18 +2,18 @@
 
 import glob
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from czsl_sac.data.reading import UnreadableImageError, read_image
 from czsl_sac.data.sources.paths import files_below
+from czsl_sac.data.transforms import ImageTransform
 from czsl_sac.data.words import visible
 
 MAX_RATIO = 100
@@ -25,7 +25,7 @@ class ImageBatch(NamedTuple):
 
     Attributes:
         paths: of the images.
-        images: `[B, 3, H, W]`, in the order of `paths`; B may be 0.
+        images: pixels `[B, 3, H, W]` uint8, in the order of `paths`; B may be 0.
         unreadable: what is wrong with each of the other files.
     """
 
@@ -71,14 +71,14 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 class ImageFiles(Dataset[tuple[Path, Tensor | str]]):
-    """Image files: (path, image `[3, H, W]`), or (path, what is wrong with it).
+    """Image files: (path, pixels `[3, H, W]` uint8), or (path, what is wrong with it).
 
     Args:
         paths: the files.
-        transform: from an RGB image to a tensor; the test transform of the run's data.
+        transform: from an RGB image to its pixels; the test transform of the run's data.
     """
 
-    def __init__(self, paths: Sequence[Path], transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, paths: Sequence[Path], transform: ImageTransform) -> None:
         self.paths = paths
         self.transform = transform
 
@@ -93,7 +93,7 @@ class ImageFiles(Dataset[tuple[Path, Tensor | str]]):
                 narrow, wide = sorted(image.size)
                 if wide > MAX_RATIO * narrow:
                     return path, f"{path} has sides of {image.width} × {image.height}: crop it"
-                return path, self.transform(image)
+                return path, self.transform.pixels(image)
         except UnreadableImageError as error:
             return path, str(error)
         except (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError) as error:

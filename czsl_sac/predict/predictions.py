@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from czsl_sac.data.images import image_transform
+from czsl_sac.data.transforms import ImageReader, ImageTransform
 from czsl_sac.methods.base import CZSLMethod, Predictor
 from czsl_sac.predict.images import ImageFiles, collate
 from czsl_sac.space import CompositionSpace, Pair
+from czsl_sac.training.batches import reading_processes
 from czsl_sac.training.session import Session
 
 
@@ -71,7 +72,7 @@ def predict_files(
     session: Session,
     *,
     batch_size: int,
-    num_workers: int = 0,
+    image_reader: ImageReader = "pil",
     show_progress: bool = True,
 ) -> Iterator[PredictedBatch]:
     """Predict image files batch by batch, in their order.
@@ -83,20 +84,23 @@ def predict_files(
         method: whose backbone decides the size of the images.
         predictor: the method's, over the candidates.
         paths: image files; those that cannot be read are reported in their batch.
-        session: device and precision.
+        session: device, precision, and processes that read images.
         batch_size: files per batch.
-        num_workers: processes that read images.
+        image_reader: who resizes, as in the run.
         show_progress: show a bar on stderr, if that is a terminal.
 
     Yields:
         One `PredictedBatch` per `batch_size` files.
     """
     backbone = method.backbone
-    transform = image_transform(backbone.image_size, backbone.mean, backbone.std)
+    transform = ImageTransform(
+        backbone.image_size, backbone.mean, backbone.std, reader=image_reader
+    )
     loader = DataLoader(
         ImageFiles(paths, transform),
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=reading_processes(session.num_workers, batches=-(-len(paths) // batch_size)),
+        pin_memory=session.device.type == "cuda",
         collate_fn=collate,
     )
     hidden = None if show_progress else True
@@ -104,9 +108,10 @@ def predict_files(
         total=len(paths), desc="predicting", unit="image", leave=False, disable=hidden
     ) as bar:
         for batch in loader:
-            images = batch.images.to(session.device)
+            images = batch.images.to(session.device, non_blocking=True)
             probabilities = torch.empty(0, len(predictor.space))
             if batch.paths:
+                images = transform.finish(images)
                 with session.autocast():
                     scores = predictor(images)
                 probabilities = predictor.probabilities(scores).float().cpu()

@@ -29,7 +29,7 @@ class ReadyToPredict(Protocol):
 
     @property
     def config(self) -> TrainConfig:
-        """Batch size and processes that read images."""
+        """Batch size and reader of images."""
 
     @property
     def session(self) -> Session:
@@ -104,7 +104,7 @@ class RunPredictor:
             paths,
             self.session,
             batch_size=batch_size or self.config.optim.eval_batch_size,
-            num_workers=self.config.data.num_workers,
+            image_reader=self.config.data.reader,
             show_progress=show_progress,
         ):
             self.unreadable += batch.unreadable

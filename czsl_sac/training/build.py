@@ -143,11 +143,11 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
             keep=config.keep_images,
             **look,
         )
-    # These load torchvision and pandas, which scenes do without.
+    # These load pandas, which scenes do without.
     from czsl_sac.data.standard import StandardLayout, is_standard_layout
     from czsl_sac.data.table import ImageTable
 
-    look["on_bad_image"] = config.on_bad_image
+    look |= {"on_bad_image": config.on_bad_image, "image_reader": config.reader}
     if config.exif is not None:
         look["exif"] = config.exif
     own = config.dataset == "files"

@@ -129,9 +129,9 @@ class FeatureCache:
             features, targets = [], []
             for images, labels in self._session.loader(Subset(items, [*file.items(block)])):
                 with self._session.autocast():
-                    tokens = self._backbone.encode_image(images.to(self._session.device))
+                    tokens = self._backbone.encode_image(images)
                 features.append((tokens[:, :1] if self._class_token_alone else tokens).float())
-                targets.append(labels)
+                targets.append(labels.cpu())
             file.write(block, torch.cat(features), torch.cat(targets))
 
 

@@ -124,10 +124,11 @@ class _StageTrainer:
         optim = config.optim
         self.epochs = method.stage_epochs(stage) or optim.epochs
         self.generator = torch.Generator()
-        loader = session.loader(
+        self.loader = session.loader(
             data.split("train", augment=config.data.augment),
             batch_size=optim.batch_size,
             generator=self.generator,
+            shared=True,
         )
         optimizer = torch.optim.Adam(
             [
@@ -143,9 +144,7 @@ class _StageTrainer:
         )
         # Stepped once an epoch whatever the number of processes, so it is not prepared.
         self.scheduler = torch.optim.lr_scheduler.StepLR(optimizer, optim.lr_step, optim.lr_gamma)
-        self.wrapped, self.optimizer, self.loader = session.accelerator.prepare(
-            method, optimizer, loader
-        )
+        self.wrapped, self.optimizer = session.accelerator.prepare(method, optimizer)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return the mean of each loss over its images, those of all processes."""

@@ -45,17 +45,17 @@ DATA_SETS: Mapping[str, DataSetPreset] = MappingProxyType(
             OptimConfig(epochs=5, batch_size=64, lr=2e-3, lr_step=2, eval_batch_size=256),
         ),
         "ut-zappos": DataSetPreset(
-            DataConfig(dataset="ut-zappos", augment=True, num_workers=4),
+            DataConfig(dataset="ut-zappos", augment=True),
             _VIT_L,
             OptimConfig(epochs=15, batch_size=64, lr=2e-4),
         ),
         "mit-states": DataSetPreset(
-            DataConfig(dataset="mit-states", augment=True, num_workers=4),
+            DataConfig(dataset="mit-states", augment=True),
             _VIT_L,
             OptimConfig(epochs=10, batch_size=64, lr=5e-5),
         ),
         "cgqa": DataSetPreset(
-            DataConfig(dataset="cgqa", augment=True, num_workers=4),
+            DataConfig(dataset="cgqa", augment=True),
             _VIT_L,
             OptimConfig(epochs=15, batch_size=16, lr=5e-4, eval_batch_size=32),
         ),

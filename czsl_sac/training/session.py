@@ -10,9 +10,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import parse_flag_from_env, send_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from czsl_sac.training.batches import Batches
 from czsl_sac.training.config import TrainConfig
 
 _Item = TypeVar("_Item")
@@ -27,7 +28,8 @@ class Session:
         precision: `"no"` (float32), `"tf32"`, `"bf16"`, `"fp16"`, or `"auto"`: bf16 on a GPU that
             has it, else float32.
         batch_size: images of a batch where nothing is trained, those of all processes together.
-        num_workers: processes that read images; 0 reads them in the main process.
+        num_workers: processes that read images; 0 reads them in the main process, None takes as
+            many as the machine has cores for, for image files.
 
     Attributes:
         accelerator: of the library accelerate.
@@ -40,7 +42,7 @@ class Session:
     """
 
     def __init__(
-        self, *, precision: str = "no", batch_size: int = 64, num_workers: int = 0
+        self, *, precision: str = "no", batch_size: int = 64, num_workers: int | None = None
     ) -> None:
         if precision == "auto":
             # Not by accelerate's state: whoever makes it first decides whether processes join.
@@ -103,34 +105,34 @@ class Session:
         *,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
-    ) -> DataLoader:
-        """Return batches of a data set, in its order or shuffled.
+        shared: bool = False,
+    ) -> Batches:
+        """Return batches of a data set on the device, in its order or shuffled.
 
         Args:
             dataset: with indexed items.
             batch_size: None takes the session's.
             generator: shuffles; None keeps the order.
+            shared: share them out to the processes; otherwise each has all.
         """
-        on_gpu = self.device.type == "cuda"
-        return DataLoader(
+        return Batches(
             dataset,
-            batch_size=batch_size or self.batch_size,
-            shuffle=generator is not None,
-            generator=generator,
+            batch_size or self.batch_size,
+            self.device,
             num_workers=self.num_workers,
-            pin_memory=on_gpu,
-            persistent_workers=self.num_workers > 0,
+            sharing=self.accelerator.num_processes,
+            generator=generator,
+            prepare=self.accelerator.prepare if shared else None,
         )
 
-    def shared_loader(self, dataset: Dataset) -> DataLoader:
+    def shared_loader(self, dataset: Dataset) -> Batches:
         """Return batches in the data set's order, each shared out to the processes.
 
         Args:
             dataset: with indexed items.
         """
         share = -(-self.batch_size // self.accelerator.num_processes)
-        loader: DataLoader = self.accelerator.prepare(self.loader(dataset, batch_size=share))
-        return loader
+        return self.loader(dataset, batch_size=share, shared=True)
 
     def batches(self, dataset: Dataset, description: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and targets in their order, on the device; every process sees all.
@@ -139,8 +141,7 @@ class Session:
             dataset: of images and targets.
             description: what is being done, for the bar.
         """
-        for images, targets in self.bar(self.loader(dataset), description):
-            yield images.to(self.device, non_blocking=True), targets.to(self.device)
+        yield from self.bar(self.loader(dataset), description)
 
     @property
     def gather(self) -> Callable[[Any], Any]:
