@@ -16,6 +16,7 @@ from czsl_sac.predict.predictions import (
     top_predictions,
 )
 from czsl_sac.space import CompositionSpace
+from czsl_sac.training.build import image_reader
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.session import Session
 
@@ -104,7 +105,7 @@ class RunPredictor:
             paths,
             self.session,
             batch_size=batch_size or self.config.optim.eval_batch_size,
-            image_reader=self.config.data.reader,
+            image_reader=image_reader(self.config.data),
             show_progress=show_progress,
         ):
             self.unreadable += batch.unreadable

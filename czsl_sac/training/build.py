@@ -12,6 +12,7 @@ from czsl_sac.clip import (
     store_frozen,
 )
 from czsl_sac.data import CZSLData, Scenes
+from czsl_sac.data.transforms import ImageReader
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.registry import method_class
 from czsl_sac.space import CompositionSpace
@@ -112,6 +113,15 @@ def check_data_root(config: DataConfig) -> None:
         )
 
 
+def image_reader(config: DataConfig) -> ImageReader:
+    """Return who resizes image files: as the user says, or else torch for `files` alone.
+
+    Args:
+        config: which data.
+    """
+    return config.image_reader or ("torch" if config.dataset == "files" else "pil")
+
+
 def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
     """Return the data set, with images of the backbone's size and normalisation.
 
@@ -147,7 +157,7 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
     from czsl_sac.data.standard import StandardLayout, is_standard_layout
     from czsl_sac.data.table import ImageTable
 
-    look |= {"on_bad_image": config.on_bad_image, "image_reader": config.reader}
+    look |= {"on_bad_image": config.on_bad_image, "image_reader": image_reader(config)}
     if config.exif is not None:
         look["exif"] = config.exif
     own = config.dataset == "files"

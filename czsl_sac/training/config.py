@@ -71,12 +71,6 @@ class DataConfig:
         for name in ("images_per_pair", "eval_images_per_pair"):
             check_range(name, getattr(self, name), low=1)
 
-    @property
-    def reader(self) -> Literal["pil", "torch"]:
-        """The `image_reader` in use, never None."""
-        return self.image_reader or ("torch" if self.dataset == "files" else "pil")
-
-
 @dataclass(frozen=True)
 class BackboneConfig:
     """CLIP and what of its vision tower is trained."""
