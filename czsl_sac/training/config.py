@@ -71,6 +71,7 @@ class DataConfig:
         for name in ("images_per_pair", "eval_images_per_pair"):
             check_range(name, getattr(self, name), low=1)
 
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """CLIP and what of its vision tower is trained."""
