@@ -130,7 +130,9 @@ def marginals(probabilities: Tensor, space: CompositionSpace) -> tuple[Tensor, T
         (tensor([[1.]]), tensor([[0.2500, 0.7500]]))
     """
     attribute, object_ = (
-        probabilities.new_zeros(len(probabilities), len(names)).index_add(1, index, probabilities)
+        probabilities.new_zeros(probabilities.shape[0], len(names)).index_add(
+            1, index, probabilities
+        )
         for index, names in zip(
             space.pair_indices.unbind(1), (space.attributes, space.objects), strict=True
         )

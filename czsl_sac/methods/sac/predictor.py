@@ -180,7 +180,7 @@ def _in_chunks(logits: Callable[[Tensor], Tensor], text: Tensor, size: int) -> T
     first = logits(parts[0])
     if len(parts) == 1:
         return first
-    whole = first.new_empty(len(first), len(text))
+    whole = first.new_empty(first.shape[0], len(text))
     whole[:, : len(parts[0])] = first
     for part, columns in zip(parts[1:], whole.split(size, dim=1)[1:], strict=True):
         columns.copy_(logits(part))
