@@ -20,7 +20,7 @@ from czsl_sac.training.run_folder import RunFolder
 def config_of(*arguments: str) -> TrainConfig:
     options = train.parse(list(arguments))
     assert options is not None
-    return options.config
+    return options.configuration
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -45,9 +45,9 @@ def test_options_change_a_preset_whatever_their_order() -> None:
         ["--alignment", "cls", "--seed", "1", "--run-dir", "a/b", "--preset", "scenes"]
     )
     assert options is not None
-    assert (options.config.method.alignment, options.config.seed) == ("cls", 1)
+    assert (options.configuration.method.alignment, options.configuration.seed) == ("cls", 1)
     assert (options.run_dir, options.resume) == (Path("a/b"), False)
-    changed = options.config.to_dict()
+    changed = options.configuration.to_dict()
     changed["method"]["alignment"], changed["seed"] = "patch_max", 0
     assert TrainConfig.from_dict(changed) == preset_for("scenes")
 

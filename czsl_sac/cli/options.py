@@ -62,7 +62,7 @@ def parse_options(
                 raise
             return None
     if unknown:
-        raise ValueError(_unknown(unknown[0], command, default or options))
+        raise ValueError(unknown_option(unknown[0], command, default or options))
     return parsed
 
 
@@ -123,8 +123,14 @@ def given_options(arguments: list[str]) -> list[str]:
     return [name.removeprefix("no_") for name in flags]
 
 
-def _unknown(argument: str, command: str, options: Any) -> str:
-    """The sentence about an argument that no option takes."""
+def unknown_option(argument: str, command: str, options: Any) -> str:
+    """Return the sentence about an argument that no option takes.
+
+    Args:
+        argument: what was given.
+        command: name of the command.
+        options: the dataclass of its options, or an instance.
+    """
     known, method = option_names(options), _method(options)
     more = f"(czsl-sac {command} --help lists the options)"
     if not argument.startswith("--"):

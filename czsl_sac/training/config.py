@@ -5,15 +5,16 @@ does, its unit or range, and where it comes from. The group `method` holds the o
 method is trained.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from czsl_sac.checks import check_range, suggestion
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_options, reference
 from czsl_sac.methods.sac.options import SACOptions
-from czsl_sac.schema import check_types, from_json, to_json
+from czsl_sac.schema import check_types, from_json, to_json, typed
 
 __all__ = ["BackboneConfig", "DataConfig", "OptimConfig", "TrainConfig"]
 
@@ -256,6 +257,45 @@ class TrainConfig:
                 f"{self.method.name}: {suggestion(name, known) or 'leave it out.'}"
             )
         return replace(self, **new)
+
+    def with_json(self, values: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration with some options changed to values of JSON types.
+
+        Args:
+            values: options by name, as `options` returns them.
+
+        Raises:
+            ValueError: an option is unknown, or a value does not fit.
+
+        Examples:
+            >>> config = TrainConfig().with_json({"lora_targets": ["q"], "condenser_lr": "None"})
+            >>> config.backbone.lora_targets, config.method.condenser_lr
+            (('q',), None)
+        """
+        annotations: dict[str, Any] = {}
+        for group in (self, self.data, self.backbone, self.method, self.optim):
+            annotations |= get_type_hints(type(group))
+        changes = {name: typed(value, annotations.get(name)) for name, value in values.items()}
+        return self.with_options(**changes)
+
+    def options(self) -> dict[str, Any]:
+        """Return the method and every option that something reads, by name, as JSON types.
+
+        Examples:
+            >>> options = TrainConfig(seed=1).options()
+            >>> options["method"], options["beta"], options["seed"], "adapter_scale" in options
+            ('sac', 0.5, 1, False)
+        """
+        values = self.to_dict()
+        found = {"method": values["method"].pop("method")}
+        for group in ("data", "backbone", "method", "optim"):
+            found |= values[group]
+        unread = self.unread()
+        return {
+            name: value
+            for name, value in {**found, "seed": self.seed}.items()
+            if name not in unread
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: one dictionary per group of options."""
