@@ -24,7 +24,7 @@ CONTRACT = {
 LAYERS = [
     *("_version", "space", "files", "checks", "deprecation", "schema", "pictures"),
     *("functional", "kernels", "blocks", "clip", "methods", "data", "evaluation", "training"),
-    *("predict", "report", "experiments", "run", "cli", "__main__"),
+    *("predict", "demo", "report", "experiments", "run", "cli", "__main__"),
 ]
 
 

@@ -20,6 +20,7 @@ _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
     "evaluate": "score a finished run on a split",
     "predict": "name the compositions that image files show",
+    "demo": "open a page on which images can be dropped",
     "report": "make a page about a finished run",
     "compare": "show finished runs side by side",
     "reproduce": "measure the paper's tables and figures",

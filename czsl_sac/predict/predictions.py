@@ -54,12 +54,14 @@ class PredictedBatch(NamedTuple):
     Attributes:
         paths: of the images.
         images: `[B, 3, H, W]`, normalised, on the method's device.
+        scores: of the candidates, as an evaluator takes them, `[B, C]`, on the CPU.
         probabilities: over the candidates, `[B, C]`, on the CPU.
         unreadable: what is wrong with each file of this batch that is not among `paths`.
     """
 
     paths: list[Path]
     images: Tensor
+    scores: Tensor
     probabilities: Tensor
     unreadable: list[str]
 
@@ -105,12 +107,14 @@ def predict_files(
     ) as bar:
         for batch in loader:
             images = batch.images.to(session.device)
-            probabilities = torch.empty(0, len(predictor.space))
+            scores = probabilities = torch.empty(0, len(predictor.space))
             if batch.paths:
                 with session.autocast():
                     scores = predictor(images)
                 probabilities = predictor.probabilities(scores).float().cpu()
-            yield PredictedBatch(batch.paths, images, probabilities, batch.unreadable)
+            yield PredictedBatch(
+                batch.paths, images, scores.float().cpu(), probabilities, batch.unreadable
+            )
             bar.update(len(batch.paths) + len(batch.unreadable))
 
 
