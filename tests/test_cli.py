@@ -316,3 +316,12 @@ def test_train_resume_and_evaluate_a_run(
     wider = record.config.with_options(lora_rank=record.config.backbone.lora_rank + 1)
     folder.write_record(replace(record, config=wider))
     assert "run/last.pt is of another run" in complaint(capsys, "evaluate", "run")
+
+
+def test_no_arguments_show_three_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    examples = capsys.readouterr().out.partition("examples:\n")[2].partition("\n\n")[0]
+    assert len(examples.splitlines()) == 3
+    for call in examples.replace("&&", "\n").splitlines():
+        program, command, *_ = call.split()
+        assert (program, main([command, "--help"])) == ("czsl-sac", 0)

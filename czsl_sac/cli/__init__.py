@@ -43,7 +43,12 @@ options:
   --version   show the version
   --traceback show where an error comes from instead of one line
 
-Start with:  czsl-sac train --preset scenes
+examples:
+  czsl-sac train --preset scenes --run-dir runs/scenes
+  czsl-sac predict photos/ --attributes attributes.txt --objects objects.txt
+  czsl-sac split photos && czsl-sac check-data photos
+
+The first needs no data and takes a minute or two. czsl-sac COMMAND --help lists its options.
 """
 
 

@@ -37,7 +37,7 @@ class ImageData:
     Attributes:
         name: as given.
         source: the file that lists the images.
-        folder: what the images' paths are relative to.
+        folder: what the images' paths are relative to, or the store that has them by name.
         pairs: compositions of each split.
         space: the closed world: sorted union of all compositions, those of training seen.
         records: `(path below folder, index into space.pairs)` by split.

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from czsl_sac.data import CZSLData, SplitName
+from czsl_sac.data.sources.hub import HUB_PREFIX
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method, check_data_root
@@ -245,10 +246,13 @@ def _finished(
 def _absolute(config: TrainConfig) -> TrainConfig:
     """Return the configuration with paths that hold from any folder."""
     data = config.data
+    place = data.dataset.removeprefix(HUB_PREFIX)
+    local = data.of_hub and Path(place).is_dir()
     return replace(
         config,
         data=replace(
             data,
+            dataset=f"{HUB_PREFIX}{Path(place).resolve()}" if local else data.dataset,
             data_root=None if data.data_root is None else data.data_root.resolve(),
             feature_cache=None if data.feature_cache is None else data.feature_cache.resolve(),
         ),
