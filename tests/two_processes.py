@@ -1,4 +1,4 @@
-"""Two processes on this machine, joined as `accelerate launch` joins them."""
+"""Processes on this machine, joined as `accelerate launch` joins them."""
 
 import os
 import socket
@@ -8,21 +8,29 @@ import torch
 
 
 def run_in_two_processes(run: Callable[..., object], *arguments: object) -> None:
-    """Call `run(rank, *arguments)` in two processes and wait for both.
+    """Call `run(rank, *arguments)` in two processes and wait for both; see `run_in_processes`."""
+    run_in_processes(2, run, *arguments)
+
+
+def run_in_processes(count: int, run: Callable[..., object], *arguments: object) -> None:
+    """Call `run(rank, *arguments)` in several processes and wait for all.
 
     Args:
+        count: how many.
         run: importable by name, since other processes call it.
         arguments: passed on.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_join, (port, run, arguments), nprocs=2)
+    torch.multiprocessing.spawn(_join, (count, port, run, arguments), nprocs=count)
 
 
-def _join(rank: int, port: int, run: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _join(
+    rank: int, count: int, port: int, run: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
-    values = (rank, rank, 2, "127.0.0.1", port, "true")
+    values = (rank, rank, count, "127.0.0.1", port, "true")
     os.environ.update(zip(names, map(str, values), strict=True))
     torch.set_num_threads(1)
     run(rank, *arguments)
