@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from two_processes import run_in_processes
 
 from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.methods.registry import method_names
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import TrainConfig
@@ -93,3 +94,42 @@ def test_several_processes_do_what_one_does(count: int, tmp_path: Path) -> None:
         ):
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def every_method(rank: int, folder: Path) -> None:
+    """What each of two processes does: three steps of every method, by a graph that stays."""
+    for name in method_names():
+        torch.manual_seed(1)
+        settings = TrainConfig(method=options_of(name))
+        method = build_method(settings, random_backbone().float(), SPACE)
+        images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(rank))
+        targets = SPACE.indices([SEEN[number % 5] for number in range(8)])
+        dataset, session = TensorDataset(images, targets), Session(batch_size=4)
+        method.eval().prepare(session.batches(dataset, "preparing"))
+        method.refresh(session.batches(dataset, "looking again"))
+        for stage in method.stages:
+            groups = [{"params": group.parameters} for group in method.parameter_groups(stage)]
+            optimizer = torch.optim.SGD(groups, lr=1e-3)
+            wrapped, optimizer, _ = session.trainer(method, optimizer, session.loader(dataset))
+            method.train_stage(stage)
+            with session.sharing_texts(method.backbone.text):
+                for _ in range(3):
+                    loss = wrapped(images, targets, stage)["total"]
+                    optimizer.zero_grad()
+                    session.accelerator.backward(loss)
+                    optimizer.step()
+                    method.after_step()
+        torch.save(
+            {n: p.detach() for n, p in method.named_parameters() if p.requires_grad},
+            folder / f"{name}-{rank}.pt",
+        )
+
+
+def test_every_method_trains_alike_in_two_processes(tmp_path: Path) -> None:
+    """Images differ, and so do the draws that go with them; the weights must not."""
+    run_in_processes(2, every_method, tmp_path)
+    for name in method_names():
+        one, other = (torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(2))
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=0, atol=0, msg=f"{name}: {key}")

@@ -112,7 +112,7 @@ class SortedPrompts:
         return used[gap:], replace(self, symbols=symbols - gap)
 
     def __len__(self) -> int:
-        """Number of distinct prompts, P."""
+        """Return the number of distinct prompts, P."""
         return len(self.lengths)
 
     def trees(self, chunk_size: int, device: torch.device, part: range) -> Iterator[PrefixTree]:
@@ -183,7 +183,7 @@ class FixedPrompts:
         self._trees: list[PrefixTree] = []
 
     def __len__(self) -> int:
-        """Number of distinct prompts."""
+        """Return the number of distinct prompts."""
         return len(self.sorted)
 
     def trees(self, chunk_size: int, device: torch.device, part: range) -> list[PrefixTree]:
