@@ -75,7 +75,7 @@ def memory() -> list[tuple[Tensor, Tensor, Tensor]]:
     return [method.memory.slots(c) for c in range(len(Toy.space.seen))]
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_do_what_one_does(count: int, tmp_path: Path) -> None:
     assert len(SEEN) % count  # no even shares
     run_in_processes(count, process, count, tmp_path)

@@ -69,6 +69,7 @@ def train(
             trains there.
         FileNotFoundError: there is nothing to resume, or the data is not there.
         ValueError: the configuration, the data or a checkpoint does not fit.
+        ConnectionError: another of several processes has ended before its work was done.
     """
     start = perf_counter()
     folder = RunFolder(run_dir)
@@ -112,7 +113,7 @@ def train(
                 folder.derive(checkpoint)
             tqdm.write(_header(method, data, record, folder, session, checkpoint))
         data = cached(data, config, backbone, session)
-        with session.sharing_texts(method.backbone.text):
+        with session.together(), session.sharing_texts(method.backbone.text):
             return _train(method, data, record, folder, session, checkpoint, start)
 
 

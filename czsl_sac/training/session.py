@@ -149,6 +149,25 @@ class Session:
         return prepared
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Say so where the exchange with another process fails because that one is gone.
+
+        Raises:
+            ConnectionError: another process has ended before its work was done.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            # What gloo raises has no class of its own.
+            if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+                raise
+            count = self.accelerator.num_processes
+            raise ConnectionError(
+                f"another of the {count} processes has ended but must take part until the end: "
+                "see what ended it, then start them again, a training with --resume."
+            ) from error
+
+    @contextmanager
     def sharing_texts(self, tower: TextTower) -> Iterator[None]:
         """Let the processes share out the prompts of a tower, which all then have to encode alike.
 

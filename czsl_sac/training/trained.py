@@ -126,7 +126,7 @@ class TrainedRun:
             open_world: how to evaluate in the open world; None: the closed world.
         """
         method, data, session = self.method, self.data, self.session
-        with session.sharing_texts(method.backbone.text):
+        with session.together(), session.sharing_texts(method.backbone.text):
             if open_world is None:
                 return evaluate_method(method, data, split, session, protocol=protocol)
             return evaluate_open_world(method, data, split, session, open_world, protocol=protocol)
