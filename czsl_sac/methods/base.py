@@ -3,7 +3,7 @@
 A method declares its parts; the loop, the evaluator and the checkpoints are the same for all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -58,6 +58,14 @@ class CZSLMethod(nn.Module):
 
     stages: tuple[str, ...] = ("train",)
     """Names of the training loops that follow each other; empty for a method without training."""
+
+    steps_differ: ClassVar[bool] = False
+    """Whether the losses of a stage use other parameters in one step than in the next; several
+    processes then look for the unused ones in every step, which takes time."""
+
+    memories_merge: ClassVar[bool] = False
+    """Whether `fill_memory` may see a part of the training images in each of several processes,
+    since `merge_memories` puts together what they remember."""
 
     aligner: Aligner
     """How tokens and texts of compositions are compared."""
@@ -180,6 +188,16 @@ class CZSLMethod(nn.Module):
     def memory_state(self) -> dict[str, Tensor]:
         """Return the state of that memory; empty where there is none."""
         return {}
+
+    def merge_memories(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Remember what processes do that each saw a part of the training images.
+
+        Called where `memories_merge`, in every process.
+
+        Args:
+            states: what `memory_state` returned in each, in the order of their parts.
+        """
+        raise NotImplementedError
 
     def load_memory_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `memory_state` returned.

@@ -169,19 +169,22 @@ class DFSP(CZSLMethod):
         return self.backbone.visual.states(images)
 
     def decomposed_text(self, pairs: Tensor) -> DecomposedText:
-        """Encode the prompts of `pairs` `[C, 2]`, in the text tower's chunks."""
+        """Encode the prompts of `pairs` `[C, 2]`, in the text tower's chunks, by its processes."""
         length = self.prompts.context.shape[1] + 4  # start, context, attribute, object, end
         chunk_size = self.backbone.text.prompts_at_once(length)
+        processes = self.backbone.text.processes.enough_for(len(pairs))
+        part = processes.part(len(pairs))
+        own = slice(part.start, part.stop)
         embedded: Iterable[Tensor]
         if self.training:  # one draw of the dropout for all
-            embedded = self.prompts.embed_compositions(pairs).split(chunk_size)
+            embedded = self.prompts.embed_compositions(pairs)[own].split(chunk_size)
         else:
-            embedded = (self.prompts.embed_compositions(c) for c in pairs.split(chunk_size))
+            embedded = (self.prompts.embed_compositions(c) for c in pairs[own].split(chunk_size))
         primitives = self._primitives(pairs)
-        recompute = torch.is_grad_enabled() and len(pairs) > chunk_size
+        recompute = torch.is_grad_enabled() and len(part) > chunk_size
         features, fused = [], []
-        sums: Tensor | float = 0.0
-        for chunk in zip(embedded, primitives.split(chunk_size), strict=True):
+        sums = torch.zeros((), device=pairs.device)
+        for chunk in zip(embedded, primitives[own].split(chunk_size), strict=True):
             if recompute:
                 encoded = checkpoint(self._encode_chunk, *chunk, use_reentrant=False)
             else:
@@ -189,12 +192,13 @@ class DFSP(CZSLMethod):
             features.append(encoded[0])
             fused.append(encoded[1])
             sums = sums + encoded[2]
+        rows = torch.arange(part.start, part.stop, device=pairs.device)
         counts = torch.bincount(primitives.flatten(), minlength=self._num_primitives)
         return DecomposedText(
             pairs,
-            torch.cat(features),
-            torch.cat(fused),
-            sums / counts.clamp(min=1)[:, None, None],
+            processes.join(torch.cat(features), rows, len(pairs)),
+            processes.join(torch.cat(fused), rows, len(pairs)),
+            processes.sum(sums) / counts.clamp(min=1)[:, None, None],
         )
 
     def fuse(self, states: Tensor, text: DecomposedText) -> FusedImages:

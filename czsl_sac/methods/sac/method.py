@@ -1,6 +1,6 @@
 """SAC: sparse alignment, visual adaptive condensation, and a memory bank (the whole paper)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -108,6 +108,7 @@ class SAC(CZSLMethod):
     """
 
     Options = SACOptions
+    memories_merge = True
 
     @classmethod
     def build(cls, options: SACOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "SAC":
@@ -281,10 +282,19 @@ class SAC(CZSLMethod):
     @torch.no_grad()
     def load_memory_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `memory_state` returned."""
+        self.merge_memories([state])
+
+    @torch.no_grad()
+    def merge_memories(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Hold what all banks hold, as one does that has seen what they saw, in their order."""
         self.memory = None
-        if state and self.bank_options is not None:
-            self.memory = self.new_bank(self.text_features(self.seen_pairs).composition)
-            self.memory.load_state_dict(state)
+        if self.bank_options is None or not all(states):
+            return
+        text = self.text_features(self.seen_pairs).composition
+        for state in states:
+            bank = self.new_bank(text)
+            bank.load_state_dict(state)
+            self.memory = bank if self.memory is None else self.memory.merge_(bank)
 
     def new_bank(self, text: Tensor) -> EntropyMemoryBank:
         """Return an empty bank over the compositions whose text features are `text` `[C, D]`.
