@@ -128,6 +128,9 @@ class CZSLMethod(nn.Module):
             images: `[B, 3, H, W]`, normalised.
             targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
             stage: one of `stages`.
+
+        Raises:
+            ValueError: a target is unseen.
         """
         raise NotImplementedError
 

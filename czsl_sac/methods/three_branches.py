@@ -123,16 +123,8 @@ class ThreeBranches(CZSLMethod):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of the three branches and their weighted sum.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         texts = self.text_features(self.seen_pairs)
         return self.branch_losses(self.branch_logits(self.encode(images), texts), targets)

@@ -121,16 +121,7 @@ class CAILA(CZSLMethod):
         return _Texts(mean, attribute, object_)
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
-        """Return the cross-entropies of composition, attribute and object, and their sum.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
-        Raises:
-            ValueError: a target is unseen.
-        """
+        """Return the cross-entropies of composition, attribute and object, and their sum."""
         pairs = self.seen_pairs[self.seen_targets(targets)]
         shift = self.options.concept_shift if self.training else 0.0
         donors = draw_donors(pairs, self.seen_index >= 0, shift)

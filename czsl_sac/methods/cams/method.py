@@ -109,16 +109,8 @@ class CAMS(ThreeBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of the units' three spaces and of the global branch.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object`, `global` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         text, *primitives = self.text_features(self.seen_pairs)
         encoded = self.encode(images)

@@ -82,16 +82,8 @@ class CDSCZSL(ThreeBranches):
 
         The attribute's logits are refined by its specificity for the true object.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object`, `specificity` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         views, texts = self.views(self.encode(images)), self.text_features(self.seen_pairs)
         _, attribute, object_ = self.branch_targets(targets)

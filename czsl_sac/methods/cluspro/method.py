@@ -105,16 +105,8 @@ class ClusPro(ThreeBranches):
 
         In training mode the features of this batch move the prototypes in `after_step`.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object`, `contrast`, `decorrelation` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         texts = self.text_features(self.seen_pairs)
         tokens = self.encode(images)

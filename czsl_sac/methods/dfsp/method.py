@@ -188,18 +188,10 @@ class DFSP(CZSLMethod):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the four losses and their weighted sum.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars: `composition` (after the fusion), `prompt` (before it), `attribute` and
             `object` (mean logits before it of the compositions that share the primitive), and
             `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         labels = self.seen_targets(targets)
         states = self.encode(images)

@@ -47,11 +47,6 @@ class LogiCZSL(Troika):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return Troika's losses, how far each rule is broken, and the weighted sum.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object`, `rule_...`, `parents` where there are
             concepts' texts, and `total`.

@@ -132,16 +132,8 @@ class PLID(MixedBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies, each under the distribution of its texts.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         options, pairs = self.options, self.seen_pairs
         tokens = self.encode(images)

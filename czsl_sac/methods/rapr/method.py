@@ -173,17 +173,9 @@ class RAPR(MixedBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             The cross-entropies `composition`, `attribute` and `object`, the losses `debias` and
             `retrieval`, and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         options, share = self.options, self.options.primitive_share
         count = max(options.retrieval_size, options.retrieval_loss_size)

@@ -93,11 +93,6 @@ class SAC(CZSLMethod):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the losses of Eq. 3 to 8 and their total (Eq. 11), as far as `stage` has them.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: one of `stages`.
-
         Returns:
             Scalars: `composition`, `attribute`, `object` (Eq. 4), `vac` (Eq. 6),
             `distillation` (Eq. 7) and `total`.

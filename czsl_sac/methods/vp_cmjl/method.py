@@ -95,17 +95,9 @@ class VPCMJL(ThreeBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of texts and proxies, and the divergence between them.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute` and `object` of the texts, `proxy_composition`,
             `proxy_attribute` and `proxy_object`, `joint` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         texts = self.text_features(self.seen_pairs)
         tokens = self.encode(images)
