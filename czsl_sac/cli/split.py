@@ -8,7 +8,7 @@ import tyro
 
 from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 
 @dataclass(frozen=True)

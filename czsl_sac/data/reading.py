@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from czsl_sac.checks import check_choice
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = [
     "MAX_MEGAPIXELS",
