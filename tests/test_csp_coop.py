@@ -93,7 +93,7 @@ def test_the_start_is_clip_with_its_own_words() -> None:
 
 
 def test_dropout_is_csps_and_acts_in_training_alone() -> None:
-    csp = CSP(random_backbone(), SPACES["usual"], dropout=0.5)
+    csp = CSP(random_backbone(), SPACES["usual"], prompt_dropout=0.5)
     coop = CoOp(random_backbone(), SPACES["usual"])
     for model, varies in ((csp, True), (coop, False)):
         pixels, targets = batch(model.backbone, model.space, 4)

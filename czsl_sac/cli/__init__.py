@@ -11,7 +11,7 @@ from typing import TextIO
 
 from czsl_sac._version import __version__
 from czsl_sac.checks import suggestion
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["main"]
 

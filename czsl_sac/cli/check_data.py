@@ -8,7 +8,7 @@ import tyro
 
 from czsl_sac.checks import check_range
 from czsl_sac.cli.options import HubColumns, parse_options, source_of
-from czsl_sac.data.words import counted, visible
+from czsl_sac.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.data.checks.data import CheckedData

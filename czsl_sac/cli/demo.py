@@ -10,7 +10,7 @@ import tyro
 from czsl_sac.checks import check_range
 from czsl_sac.cli.options import parse_options
 from czsl_sac.cli.predictor_options import PredictorOptions
-from czsl_sac.data.words import counted
+from czsl_sac.words import counted
 
 if TYPE_CHECKING:
     from czsl_sac.predict.run_predictor import ReadyToPredict

@@ -12,7 +12,7 @@ import tyro
 from czsl_sac.checks import check_not_folder, check_range
 from czsl_sac.cli.options import parse_options
 from czsl_sac.cli.predictor_options import PredictorOptions
-from czsl_sac.data.words import counted, visible
+from czsl_sac.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.predict.predictions import Prediction

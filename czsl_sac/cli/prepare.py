@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from czsl_sac.cli.options import parse_options
-from czsl_sac.data.words import counted, some, visible
+from czsl_sac.words import counted, some, visible
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,13 @@ def run(arguments: list[str]) -> int:
     if options is None:
         return 0
 
-    from czsl_sac.data.words import counted
     from czsl_sac.experiments.estimate import seconds_needed  # these load torch
     from czsl_sac.experiments.plan import STUDIES, studies_named
     from czsl_sac.experiments.runner import measure, missing, planned
     from czsl_sac.experiments.setting import Setting, command
     from czsl_sac.training.build import check_data_root
     from czsl_sac.training.config import DataConfig
+    from czsl_sac.words import counted
 
     if not options.what:
         raise ValueError(

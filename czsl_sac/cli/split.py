@@ -8,7 +8,7 @@ import tyro
 
 from czsl_sac.checks import check_range
 from czsl_sac.cli.options import HubColumns, parse_options, source_of
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.reading import Exif, OnBadImage
 from czsl_sac.data.scan import scan_images
 from czsl_sac.data.sources.paths import outside
-from czsl_sac.data.words import some, visible
 from czsl_sac.space import CompositionSpace
+from czsl_sac.words import some, visible
 
 __all__ = ["ImageData"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.stores import ImageStore
-from czsl_sac.data.words import some, visible
+from czsl_sac.words import some, visible
 
 if TYPE_CHECKING:
     from czsl_sac.space import Pair

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from czsl_sac.checks import check_choice
 from czsl_sac.data.stores import StoredImage
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = [
     "MAX_MEGAPIXELS",

@@ -6,7 +6,7 @@ from czsl_sac.data.image_data import ImageData
 from czsl_sac.data.reading import Exif, OnBadImage
 from czsl_sac.data.sources.hub import HubSource, read_hub
 from czsl_sac.data.sources.read import read_listing
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["ImageTable"]
 

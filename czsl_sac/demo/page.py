@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from czsl_sac.data.words import counted, visible
 from czsl_sac.demo.explorer import Answer, Explorer
+from czsl_sac.words import counted, visible
 
 if TYPE_CHECKING:
     from gradio import Blocks

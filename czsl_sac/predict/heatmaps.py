@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from czsl_sac.data.words import visible
 from czsl_sac.files import write_atomically
 from czsl_sac.methods.base import CZSLMethod, Predictor
 from czsl_sac.pictures import colours
 from czsl_sac.predict.looks import Looks, look_at
+from czsl_sac.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from czsl_sac.data.listing import Entry, Listing, Problem
 from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.sources.text import unknown_split
 from czsl_sac.data.stores import StoredImage
-from czsl_sac.data.words import some, visible
+from czsl_sac.words import some, visible
 
 if TYPE_CHECKING:
     from datasets import Dataset

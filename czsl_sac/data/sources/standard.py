@@ -14,7 +14,7 @@ from czsl_sac.data.listing import Entry, Listing, Problem
 from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.sources.paths import locate, outside
 from czsl_sac.data.sources.text import read_text, unknown_split
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 if TYPE_CHECKING:
     from czsl_sac.space import Pair

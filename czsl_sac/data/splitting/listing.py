@@ -18,8 +18,8 @@ from czsl_sac.data.reading import OnBadImage
 from czsl_sac.data.scan import ImageFacts, hashes_of, scan_images
 from czsl_sac.data.splitting.natural import SplitShares, choose_unseen, natural_split
 from czsl_sac.data.stores import ImageStore
-from czsl_sac.data.words import counted, some, visible
 from czsl_sac.files import write_atomically
+from czsl_sac.words import counted, some, visible
 
 __all__ = ["MadeSplit", "check_splittable", "split_listing", "write_split"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Reads, Settings
+from czsl_sac.methods.options import PromptOptions, Published, Settings
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "adaptformer",
@@ -44,6 +44,7 @@ class ClusProOptions(PromptOptions):
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {"composition_score"}
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
 
     prototypes: int = 5
     """Prototypes K of each attribute and each object."""
@@ -92,8 +93,3 @@ class ClusProOptions(PromptOptions):
         if self.assignment == "nearest":
             found["transport_entropy"] = 'assignment is "nearest"'
         return found
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"

@@ -74,6 +74,7 @@ class PLIDOptions(PromptOptions):
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {
         *("primitive_share", "primitive_texts", "chunk_size"),
     }
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
 
     descriptions: Path | None = None
     """File of sentences about compositions, JSON; None, and compositions that it lacks: sentences
@@ -111,6 +112,4 @@ class PLIDOptions(PromptOptions):
     @property
     def reads(self) -> Reads:
         """Images, of which views are made; without them what the alignment looks at."""
-        if self.views:
-            return "states"
-        return "class_token" if self.alignment == "cls" else "tokens"
+        return "states" if self.views else super().reads

@@ -68,6 +68,7 @@ class RAPROptions(PromptOptions):
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {
         *("primitive_share", "retrieval_size", "retrieval_weight", "retrieval_sharpness"),
     }
+    looks_at: ClassVar[Literal["states"]] = "states"
 
     view_adapter: Literal["mlp", "attention"] = "mlp"
     """What each view adds to the last states: an MLP on every token, or a whole block."""
@@ -124,8 +125,3 @@ class RAPROptions(PromptOptions):
         if self.retrieval_loss_weight == 0:
             found["retrieval_loss_size"] = "retrieval_loss_weight is 0"
         return found
-
-    @property
-    def reads(self) -> Literal["states"]:
-        """The views are made of the tower's last states."""
-        return "states"
