@@ -10,7 +10,7 @@ import pytest
 from czsl_sac.cli import main
 from czsl_sac.cli.train import parse
 from czsl_sac.experiments import paper, runner
-from czsl_sac.experiments.plan import STUDIES, Study
+from czsl_sac.experiments.plan import STUDIES, Row, Study
 from czsl_sac.experiments.runner import measure, missing, planned
 from czsl_sac.experiments.setting import Setting, configuration, run_dir
 from czsl_sac.experiments.tables import frame, markdown
@@ -124,6 +124,16 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     assert (
         "Made by `czsl-sac reproduce fig9 --dataset scenes --seeds 1 --images-per-pair 1 " in page
     )
+
+
+def test_a_row_measured_in_a_process_of_its_own_is_the_same(tmp_path: Path) -> None:
+    rows = [Row("Zero-shot CLIP", "zero-shot")]
+    study = Study("table", "Of rows that are made in place", lambda data_set: rows)  # as tab2's
+    (own,), (here,) = (
+        measure(study, setting(tmp_path / str(processes)), processes=processes)
+        for processes in (2, 1)
+    )
+    assert own.result == here.result
 
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

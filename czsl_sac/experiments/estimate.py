@@ -69,7 +69,7 @@ def seconds_needed(studies: Iterable[Study], setting: Setting) -> float | None:
     passes = sum(_passes(path, config, images) for path, config in missing(runs).items())
     for study, row, seed in cells(studies, setting):
         path = run_dir(configuration(row, setting, seed), setting)
-        if (row.inference or study.world == "open") and not kept(path, row, study).is_file():
+        if (row.inference or study.world == "open") and not kept(path, row, study.world).is_file():
             passes += images["test"] + (images["val"] if study.world == "open" else 0)
     return rate * passes
 

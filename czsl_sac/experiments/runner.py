@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from czsl_sac._version import __version__
 from czsl_sac.evaluation import CZSLResult
-from czsl_sac.experiments.plan import Row, Study
+from czsl_sac.experiments.plan import Row, Study, World
 from czsl_sac.experiments.quick_data import write_quick_data
 from czsl_sac.experiments.setting import QUICK_IMAGES, Setting, configuration, run_dir
 from czsl_sac.files import read_json, save_json
@@ -91,7 +91,11 @@ def measure(study: Study, setting: Setting, *, processes: int = 1) -> list[Measu
         )
     measured: dict[tuple[str, int], Measurement] = {}
     for found in tqdm(
-        _done(shared, study, setting, processes), study.name, len(shared), leave=False, disable=None
+        _done(shared, study.world, setting, processes),
+        study.name,
+        len(shared),
+        leave=False,
+        disable=None,
     ):
         measured.update({(m.row.label, m.seed): m for m in found})
     return [measured[row.label, seed] for row, seed in wanted]
@@ -112,30 +116,30 @@ def write_data(setting: Setting) -> None:
 
 
 def _done(
-    shared: Mapping[Path, list[tuple[Row, int]]], study: Study, setting: Setting, processes: int
+    shared: Mapping[Path, list[tuple[Row, int]]], world: World, setting: Setting, processes: int
 ) -> Iterator[list[Measurement]]:
     """The measurements of each run, as they come."""
     if processes == 1:
         for path, cells in shared.items():
-            yield _measure_run(path, cells, study, setting)
+            yield _measure_run(path, cells, world, setting)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
         started = [
-            pool.submit(_measure_run, path, cells, study, setting) for path, cells in shared.items()
+            pool.submit(_measure_run, path, cells, world, setting) for path, cells in shared.items()
         ]
         for done in as_completed(started):
             yield done.result()
 
 
 def _measure_run(
-    path: Path, cells: list[tuple[Row, int]], study: Study, setting: Setting
+    path: Path, cells: list[tuple[Row, int]], world: World, setting: Setting
 ) -> list[Measurement]:
     """The rows of one run: it is trained unless all of them were measured before."""
-    if not all(kept(path, row, study).is_file() for row, _ in cells):
+    if not all(kept(path, row, world).is_file() for row, _ in cells):
         row, seed = cells[0]
         train(configuration(row, setting, seed), path, resume=RunFolder(path).holds_run)
-    return [_measurement(path, row, seed, study, setting) for row, seed in cells]
+    return [_measurement(path, row, seed, world, setting) for row, seed in cells]
 
 
 def cells(studies: Iterable[Study], setting: Setting) -> Iterator[tuple[Study, Row, int]]:
@@ -152,37 +156,37 @@ def cells(studies: Iterable[Study], setting: Setting) -> Iterator[tuple[Study, R
                 yield study, row, seed
 
 
-def kept(path: Path, row: Row, study: Study) -> Path:
+def kept(path: Path, row: Row, world: World) -> Path:
     """Return where a row's metrics are kept, in its run's folder.
 
     Args:
         path: of the run.
-        row: of the study.
-        study: decides the candidates.
+        row: of a study.
+        world: candidates of the evaluation.
     """
-    return path / "results" / f"{sha256(_how(row, study).encode()).hexdigest()[:10]}.json"
+    return path / "results" / f"{sha256(_how(row, world).encode()).hexdigest()[:10]}.json"
 
 
-def _how(row: Row, study: Study) -> str:
-    return json.dumps({"inference": dict(row.inference), "world": study.world}, sort_keys=True)
+def _how(row: Row, world: World) -> str:
+    return json.dumps({"inference": dict(row.inference), "world": world}, sort_keys=True)
 
 
-def _measurement(path: Path, row: Row, seed: int, study: Study, setting: Setting) -> Measurement:
+def _measurement(path: Path, row: Row, seed: int, world: World, setting: Setting) -> Measurement:
     """A row with a seed, from the run's folder where it was measured before."""
-    file = kept(path, row, study)
+    file = kept(path, row, world)
     if not file.is_file():
-        result = _tested(path, row, study) or _evaluated(path, row, study, setting)
-        how = json.loads(_how(row, study))
+        result = _tested(path, row, world) or _evaluated(path, row, world, setting)
+        how = json.loads(_how(row, world))
         values = {"measured": how, "made": _maker(), "result": result.to_dict(details=True)}
         save_json(file, values)
     values = read_json(file, "delete it, it is made again")
     return Measurement(row, seed, path, CZSLResult.from_dict(values["result"]), values["made"])
 
 
-def _evaluated(path: Path, row: Row, study: Study, setting: Setting) -> CZSLResult:
+def _evaluated(path: Path, row: Row, world: World, setting: Setting) -> CZSLResult:
     root = setting.quick_data or setting.data_root
     run = TrainedRun.load(path, data_root=root, **_that_differ(path, row.inference))
-    return run.evaluate(open_world=OpenWorld() if study.world == "open" else None)
+    return run.evaluate(open_world=OpenWorld() if world == "open" else None)
 
 
 def _maker() -> dict[str, str]:
@@ -193,9 +197,9 @@ def _maker() -> dict[str, str]:
     return {"version": __version__, "machine": f"{where}, {os.cpu_count()} cores"}
 
 
-def _tested(path: Path, row: Row, study: Study) -> CZSLResult | None:
+def _tested(path: Path, row: Row, world: World) -> CZSLResult | None:
     """What training itself measured, where the row asks for no more."""
-    if study.world == "open" or _that_differ(path, row.inference):
+    if world == "open" or _that_differ(path, row.inference):
         return None
     folder = RunFolder(path)
     batch_size = folder.read_record().config.optim.eval_batch_size
