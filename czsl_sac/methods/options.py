@@ -62,6 +62,8 @@ class MethodOptions:
     """Options that prediction may change after training."""
     memory: ClassVar[frozenset[str]] = frozenset()
     """Those of them that decide what the memory holds after training."""
+    questionnaire: ClassVar[str] = ""
+    """`MODULE:CLASS` of the `Questionnaire` that `czsl-sac describe` puts to a language model."""
 
     alignment: Literal["patch_max", "cls"] = "cls"
     """Sparse alignment (Eq. 1, 2), or the class token alone as most methods use."""
