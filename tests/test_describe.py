@@ -174,7 +174,7 @@ def test_a_local_model_writes_the_file_and_a_second_call_asks_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    command = ["describe", str(photos), "--output", "s.json", "--count", "4"]
+    command = ["describe", str(photos), "--method", "plid", "--output", "s.json", "--count", "4"]
     assert main([*command, "--model", str(language_model)]) == 0
     told = capsys.readouterr().out
     assert (
@@ -209,7 +209,16 @@ def test_a_killed_call_goes_on_and_ends_in_the_same_file(
     language_model: Path, photos: Path, tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
-    command = ["describe", str(photos), "--model", str(language_model), "--count", "3"]
+    command = [
+        "describe",
+        str(photos),
+        "--method",
+        "plid",
+        "--model",
+        str(language_model),
+        "--count",
+        "3",
+    ]
     assert main([*command, "--output", str(whole)]) == 0
     slow = (
         "import sys, time; from czsl_sac.cli import main\n"
@@ -273,7 +282,17 @@ def test_a_chat_server_is_asked_with_seed_and_key_and_again_where_it_was_busy(
     monkeypatch.setenv("A_KEY", "secret")
     output = tmp_path / "s.json"
     with server("a red boot stands\na boot in red\nmore than asked") as (url, asked):
-        command = ["describe", str(photos), "--output", str(output), "--model", "large", "--url"]
+        command = [
+            "describe",
+            str(photos),
+            "--method",
+            "plid",
+            "--output",
+            str(output),
+            "--model",
+            "large",
+            "--url",
+        ]
         options = ["--key-variable", "A_KEY", "--count", "2", "--temperature", "0.7"]
         assert main([*command, url, *options]) == 0
     assert {(one["path"], one["key"], one["model"], one["temperature"]) for one in asked} == {
@@ -361,7 +380,9 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
 ) -> None:  # fmt: skip
     output = tmp_path / "s.json"
     model = [] if "--model" in options else ["--model", "m"]
-    assert main(["describe", str(photos), "--output", str(output), *model, *options]) == 2
+    method = [] if "--method" in options else ["--method", "plid"]
+    command = ["describe", str(photos), "--output", str(output), *model, *method]
+    assert main([*command, *options]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -371,12 +392,18 @@ def test_a_foreign_file_is_refused_and_stays(
 ) -> None:
     output = tmp_path / "s.json"
     output.write_text('{"mine": 1}')
-    assert main(["describe", str(photos), "--output", str(output), "--model", "m"]) == 2
+    assert (
+        main(["describe", str(photos), "--method", "plid", "--output", str(output), "--model", "m"])
+        == 2
+    )
     assert "holds other JSON but must hold sentences" in capsys.readouterr().err
     assert output.read_text() == '{"mine": 1}'
     output.unlink()
     part = tmp_path / "s.json.part"
     part.write_text("a diary\n")
-    assert main(["describe", str(photos), "--output", str(output), "--model", "m"]) == 2
+    assert (
+        main(["describe", str(photos), "--method", "plid", "--output", str(output), "--model", "m"])
+        == 2
+    )
     assert "s.json.part is damaged but must hold the answers" in capsys.readouterr().err
     assert part.read_text() == "a diary\n"

@@ -29,13 +29,13 @@ class DescribeOptions:
     data: tyro.conf.Positional[str]
     """Folder in the standard layout, folder of folders attribute_object, CSV or Parquet table, or
     scenes; no image is opened."""
+    method: str
+    """Method that reads the file."""
     output: Path
     """File to make, JSON; if it is there, what it lacks is added."""
     model: str
     """Causal language model of transformers, a folder or a name on the Hugging Face hub; with --url
     what the server calls its model."""
-    method: str = "plid"
-    """Method that reads the file."""
     url: str | None = None
     """Server that answers chats in OpenAI's format, such as http://localhost:8000/v1; None loads
     the model here."""
