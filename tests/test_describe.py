@@ -6,16 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from language_models import WORDS, Told, server, write_language_model
 
 from czsl_sac import CompositionSpace
 from czsl_sac.cli import main
@@ -28,39 +23,11 @@ from czsl_sac.methods.questionnaire import put
 
 PAIRS = [("Faux.Fur", "boot"), ("red", "boot"), ("red", "cat")]
 SPACE = CompositionSpace.closed_world(PAIRS)
-WORDS = (
-    "a",
-    "photo",
-    "shows",
-    "one",
-    "old",
-    "big",
-    "shiny",
-    "thing",
-    "on",
-    "the",
-    "grass",
-    "water",
-)
 
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 of one layer with random weights, whose tokens are words."""
-    folder = tmp_path_factory.mktemp("language-model")
-    known = {word: number for number, word in enumerate(["<unk>", "</s>", *WORDS])}
-    words = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", eos_token="</s>"
-    ).save_pretrained(folder)
-    transformers.set_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=len(known), n_positions=256, n_embd=8, n_layer=1, n_head=1,
-        bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
+    return write_language_model(tmp_path_factory.mktemp("language-model"))
 
 
 @pytest.fixture(scope="module")
@@ -71,55 +38,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{attribute}_{obj}").mkdir(parents=True)
         (root / f"{attribute}_{obj}" / "1.png").touch()
     return root
-
-
-@contextmanager
-def server(*answers: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A chat server that gives these answers in turn, the last for ever; a number is a code."""
-    asked: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append({"path": self.path, "key": self.headers["Authorization"]})
-            asked[-1] |= json.loads(body)
-            answer = answers[min(len(asked), len(answers)) - 1]
-            self.send_response(answer if isinstance(answer, int) else 200)
-            if answer == 302:
-                self.send_header("Location", "http://localhost:1/v1")
-            self.end_headers()
-            if isinstance(answer, dict):
-                self.wfile.write(json.dumps(answer).encode())
-            elif isinstance(answer, str):
-                choice = {"message": {"role": "assistant", "content": answer}}
-                self.wfile.write(json.dumps({"choices": [choice]}).encode())
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    http = HTTPServer(("localhost", 0), Handler)
-    thread = Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://localhost:{http.server_port}/v1", asked
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
-
-
-class Told:
-    """A model that gives what it was told, and remembers what it was asked."""
-
-    name = "told"
-
-    def __init__(self, *answers: list[str], follows_instructions: bool = False) -> None:
-        self.answers, self.follows_instructions = list(answers), follows_instructions
-        self.asked: list[tuple[str, int, int]] = []
-
-    def generate(self, prompt: str, *, count: int, seed: int, max_tokens: int) -> list[str]:
-        self.asked.append((prompt, count, seed))
-        return self.answers[min(len(self.asked), len(self.answers)) - 1]
 
 
 def test_keywords_are_names_as_clip_reads_them_and_what_came_is_not_asked_again() -> None:
