@@ -27,6 +27,7 @@ _COMMANDS = {
     "split": "split your own images into training, validation and test",
     "prepare": "bring a downloaded benchmark into the standard layout",
     "check-data": "show what is in a data set and what is wrong with it",
+    "describe": "ask a language model what a method wants to know",
     "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
 }

@@ -64,6 +64,8 @@ class MethodOptions:
     """Those of them that decide what the memory holds after training."""
     looks_at: ClassVar[Reads | Literal["aligned"]] = "tokens"
     """What the method takes of an image; "aligned": what its alignment looks at, and no more."""
+    questionnaire: ClassVar[str] = ""
+    """`MODULE:CLASS` of the `Questionnaire` that `czsl-sac describe` puts to a language model."""
 
     alignment: Literal["patch_max", "cls"] = "cls"
     """Sparse alignment (Eq. 1, 2), or the class token alone as most methods use."""

@@ -35,7 +35,7 @@ class CAILAOptions(MethodOptions):
         },
     }
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "none", "lr": 1e-3, "image_dropout": 0.1},
+        "scenes": {"train_backbone": "none", "lr": 5e-4, "image_dropout": 0.1},
         "ut-zappos": {**_PUBLISHED, "lr": 2e-5, "batch_size": 32, "image_dropout": 0.1},
         "mit-states": {**_PUBLISHED, "lr": 1e-5, "batch_size": 16},
         "cgqa": {**_PUBLISHED, "lr": 1e-5, "batch_size": 16},

@@ -21,7 +21,7 @@ class CAMSOptions(PromptOptions):
         "scenes": {
             "train_backbone": "adaptformer",
             "adapter_layers": (2, 3),
-            "lr": 2e-3,
+            "lr": 1e-3,
             "prompt_dropout": 0.1,
             "latent_units": 8,
             "extraction_layers": 2,

@@ -30,7 +30,7 @@ class CDSCZSLOptions(PromptOptions):
         },
     }
     settings: ClassVar[Settings] = {
-        "scenes": {**_NONE, "lr": 2e-3, "prompt_dropout": 0.1},
+        "scenes": {**_NONE, "lr": 1e-3, "prompt_dropout": 0.1},
         "ut-zappos": {**_NONE, "lr": 5e-4, "batch_size": 128},
         "mit-states": {**_NONE, "lr": 1e-4},
         # 16 images a batch rarely show one of 413 attributes twice, which clusters ask for.

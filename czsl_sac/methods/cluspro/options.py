@@ -37,7 +37,7 @@ class ClusProOptions(PromptOptions):
     # Learning rate, weight decay and epochs are the paper's; batch sizes and dropout, of which it
     # says nothing, the released configurations'.
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "adaptformer", "lr": 4e-3, "prompt_dropout": 0.1},
+        "scenes": {"train_backbone": "adaptformer", "lr": 8e-3, "prompt_dropout": 0.1},
         "ut-zappos": {**_PUBLISHED, "batch_size": 128},
         "mit-states": {**_PUBLISHED, "batch_size": 64},
         "cgqa": {**_PUBLISHED, "batch_size": 16, "prompt_dropout": 0.0},

@@ -23,7 +23,7 @@ class MSCIOptions(PromptOptions):
     settings: ClassVar[Settings] = {
         "scenes": {
             "train_backbone": "adaptformer",
-            "lr": 4e-3,
+            "lr": 8e-3,
             "prompt_dropout": 0.1,
             "low_layers": 2,
             "high_layers": 2,

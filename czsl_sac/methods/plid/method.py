@@ -206,7 +206,9 @@ class PLID(MixedBranches):
         mean = self.seen_pairs.new_tensor(self.options.primitive_share, dtype=torch.float32)
         if not self.training or self.options.primitive_share == 0:
             return mean
-        return torch.distributions.Beta(torch.ones_like(mean), 1 / mean - 1).sample()
+        # The check of the arguments would wait for a GPU.
+        beta = torch.distributions.Beta(torch.ones_like(mean), 1 / mean - 1, validate_args=False)
+        return beta.sample()
 
 
 def _means(rows: Tensor, group: Tensor, count: int) -> Tensor:

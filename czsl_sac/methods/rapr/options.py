@@ -37,7 +37,7 @@ class RAPROptions(PromptOptions):
         },
     }
     settings: ClassVar[Settings] = {
-        "scenes": {"lr": 1e-3, "prompt_dropout": 0.1, "database_size": 32},
+        "scenes": {"lr": 4e-3, "prompt_dropout": 0.1, "database_size": 32},
         "ut-zappos": {
             **_PUBLISHED,
             "lora_layers": (23,),

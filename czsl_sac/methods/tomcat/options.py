@@ -22,7 +22,7 @@ class TOMCATOptions(WordOptions):
     implementation: ClassVar[str] = "czsl_sac.methods.tomcat.method:TOMCAT"
     citation: ClassVar[str] = "Yan and Feng, NeurIPS 2025"
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "adaptformer", "lr": 4e-3, "prompt_dropout": 0.1},
+        "scenes": {"train_backbone": "adaptformer", "lr": 8e-3, "prompt_dropout": 0.1},
         "ut-zappos": {
             **_PUBLISHED,
             "lr": 5e-4,

@@ -23,7 +23,7 @@ class VPCMJLOptions(PromptOptions):
     implementation: ClassVar[str] = "czsl_sac.methods.vp_cmjl.method:VPCMJL"
     citation: ClassVar[str] = "Zhang et al., ICCV 2025"
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "adaptformer", "lr": 2e-3, "prompt_dropout": 0.1},
+        "scenes": {"train_backbone": "adaptformer", "lr": 8e-3, "prompt_dropout": 0.1},
         "ut-zappos": {
             **_PUBLISHED,
             "lr": 5e-4,
