@@ -9,8 +9,8 @@ import tyro
 
 from czsl_sac.checks import check_not_folder, check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.words import counted, visible
 from czsl_sac.methods.registry import method_names, method_options
+from czsl_sac.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.methods.language_models import LanguageModel
