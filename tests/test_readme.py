@@ -34,7 +34,12 @@ def examples(language: str) -> list:
 
 
 def commands() -> list[str]:
-    shown = [line for page in PAGES for block in blocks(page, "bash") for line in block.split("\n")]
+    shown = [
+        line
+        for page in PAGES
+        for block in blocks(page, "bash")
+        for line in block.replace("\\\n", "").split("\n")
+    ]
     shown = [line.removeprefix("PYTHONPATH=examples/visprod ") for line in shown]
     return [line for line in shown if line.startswith("czsl-sac ")]
 

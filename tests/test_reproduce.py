@@ -60,7 +60,7 @@ def test_the_rows_of_the_ablation_are_the_options_that_the_manual_names(tmp_path
         config = configuration(rows[label], Setting("scenes", 1, tmp_path), 0)
         wanted = parse(["--preset", "scenes", *named[label].split()])
         assert wanted is not None
-        assert config.with_options(**rows[label].inference) == wanted.config
+        assert config.with_options(**rows[label].inference) == wanted.configuration
     own = configuration(rows["SAC on the class token"], Setting("scenes", 1, tmp_path), 0)
     assert own == preset_for("scenes").with_options(alignment="cls")
 
@@ -143,7 +143,7 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert first.startswith("1 table or figure from 11 runs, 11 of them to be trained: about ")
     parsed = [parse(shlex.split(line)[2:]) for line in commands]
     runs = planned([STUDIES["tab4"]], Setting("scenes", 2, tmp_path))
-    assert {one.run_dir: one.config for one in parsed if one} == runs
+    assert {one.run_dir: one.configuration for one in parsed if one} == runs
     assert not list(tmp_path.iterdir())
 
 
