@@ -117,8 +117,8 @@ def _defaults(start: _Start) -> TrainOptions:
     if not start.resume:
         file = None if start.config is None else read_config_file(start.config)
         name: Any = start.preset or (file and file.preset) or "scenes"
-        given = file.method if file is not None and start.method is None else start.method
-        method = "sac" if given is None else given
+        asked = file.method if file is not None and start.method is None else start.method
+        method = "sac" if asked is None else asked
         config = preset_for(name, method)
         if file is not None:
             config = file.over(config)

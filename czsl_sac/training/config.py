@@ -308,8 +308,8 @@ class TrainConfig:
 
         Examples:
             >>> options = TrainConfig(seed=1).options()
-            >>> options["method"], options["beta"], options["seed"], "adapter_scale" in options
-            ('sac', 0.5, 1, False)
+            >>> options["beta"], options["seed"], "adapter_scale" in options
+            (0.5, 1, False)
         """
         values = self.to_dict()
         found = {"method": values["method"].pop("method")}
