@@ -60,7 +60,7 @@ def grid(options: Options) -> pd.DataFrame:
     """
     run = TrainedRun.load(options.run)
     method = run.method
-    if not isinstance(method, SAC) or method.bank_options is None:
+    if not isinstance(method, SAC) or method.options.bank == "off":
         raise ValueError(f"{options.run} is no SAC run with a bank: train one with --bank dynamic.")
     space, position = split_candidates(run.data, "val")
     predictor = method.predictor(space)

@@ -25,7 +25,6 @@ from torch.utils.data import Dataset, TensorDataset
 from benchmarks.measure import MIB, RESULTS, FreshRun, append_rows, environment, fresh_run
 from benchmarks.shared_data import SHARED
 from czsl_sac import SAC
-from czsl_sac.blocks import VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig
 from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.data import CZSLData
@@ -77,7 +76,7 @@ class RandomFeatures(SAC):
         words = WordTokenizer(buckets=4_096, context_length=8)
         config = CLIPConfig(dim, 16, 16, 8, 1, 1, 8, words.vocab_size, 16, 1, 1)
         backbone = CLIPBackbone(config, words).requires_grad_(False)
-        super().__init__(backbone, space, condenser=VisualCondenser(dim, 1), temperature=0.03)
+        super().__init__(backbone, space, num_blocks=1, temperature=0.03)
         self.texts: dict[int, TextFeatures] = {}
         text = self.text_features(self.seen_pairs)
         self.memory = self.new_bank(text.composition)

@@ -41,7 +41,6 @@ from benchmarks.measure import (
 )
 from czsl_sac import SAC
 from czsl_sac.blocks.alignment import PatchMaxAligner
-from czsl_sac.blocks.condensation import VisualCondenser
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_lora, store_frozen
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.clip.sources.tiny import WordTokenizer
@@ -166,8 +165,8 @@ def build(case: Case, frozen: torch.dtype = torch.float32) -> SAC:
     if frozen != torch.float32:
         store_frozen(backbone, frozen)
     apply_lora(backbone.visual)
-    condenser = VisualCondenser(VIT_L_14.embed_dim, num_blocks=case.blocks)
-    return SAC(backbone, make_space(case), condenser=condenser, bank=None).train()
+    options = {"num_blocks": case.blocks, "prompt_dropout": 0.0, "bank": "off"}
+    return SAC(backbone, make_space(case), **options).train()
 
 
 def write_as(model: SAC, way: Way) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from czsl_sac.methods.csp.method import CSP
     from czsl_sac.methods.dfsp.method import DFSP
     from czsl_sac.methods.options import MethodOptions
-    from czsl_sac.methods.sac.method import SAC, BankOptions
+    from czsl_sac.methods.sac.method import SAC
     from czsl_sac.methods.troika.method import Troika
     from czsl_sac.methods.zero_shot.method import ZeroShotCLIP
     from czsl_sac.run import Run, load_run, train
@@ -56,7 +56,6 @@ __all__ = [
     "CSP",
     "DFSP",
     "SAC",
-    "BankOptions",
     "CLIPBackbone",
     "CZSLEvaluator",
     "CZSLMethod",
@@ -118,7 +117,7 @@ _MODULES = {
     "methods.csp.method": ("CSP",),
     "methods.dfsp.method": ("DFSP",),
     "methods.options": ("MethodOptions",),
-    "methods.sac.method": ("SAC", "BankOptions"),
+    "methods.sac.method": ("SAC",),
     "methods.troika.method": ("Troika",),
     "methods.zero_shot.method": ("ZeroShotCLIP",),
     "run": ("Run", "load_run", "train"),

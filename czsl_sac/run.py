@@ -1,6 +1,7 @@
 """Train, load, evaluate and predict from Python: what the command line does, in a few calls."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -154,4 +155,5 @@ def new_run_dir(config: TrainConfig) -> Path:
     import time
 
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{config.data.dataset}-{config.method.name}-{stamp}"
+    name = re.split(r"[/\\:]", config.data.dataset.rstrip("/"))[-1]  # hf:USER/NAME is no file name
+    return Path("runs") / f"{name}-{config.method.name}-{stamp}"

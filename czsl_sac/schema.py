@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from czsl_sac.checks import suggestion
 
-__all__ = ["check_types", "from_json", "to_json"]
+__all__ = ["check_types", "from_json", "to_json", "typed"]
 
 _Options = TypeVar("_Options")
 
@@ -105,9 +105,30 @@ def from_json(cls: type[_Options], values: Any, where: str) -> _Options:
         if name not in fields:
             hint = suggestion(name, fields) or f"known are {', '.join(fields)}."
             raise ValueError(f"{where} has no option {name!r}: {hint}")
-        if isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(value, str) and Path in get_args(fields[name]):
-            value = Path(value)
-        arguments[name] = value
+        arguments[name] = typed(value, fields[name])
     return cls(**arguments)
+
+
+def typed(value: Any, annotation: Any) -> Any:
+    """Return a JSON value as a field holds it: lists as tuples, texts of paths as paths.
+
+    TOML has no null, so that `"None"` stands for it where a field may be None, as on the command
+    line. Whether the value fits is for `check_types` to say.
+
+    Args:
+        value: of JSON types.
+        annotation: of the field.
+
+    Examples:
+        >>> typed([1, 2], tuple[int, ...] | None), typed("None", int | None), typed("None", str)
+        ((1, 2), None, 'None')
+    """
+    choices = get_args(annotation)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str):
+        if value == "None" and type(None) in choices:
+            return None
+        if Path in choices:
+            return Path(value)
+    return value

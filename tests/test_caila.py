@@ -276,8 +276,12 @@ def test_presets_build(preset: str) -> None:
     assert isinstance(config.method, CAILAOptions)
     backbone = random_backbone().float()
     model = CAILA.build(replace(config.method, concept_reduction=2), backbone, SPACE)
-    assert model.image_dropout == (0.1 if preset in ("ut-zappos", "scenes") else 0.5)
-    assert (model.concept_shift, model.vision.attribute[0].mlp.down.out_features) == (0.1, 4)
+    options = model.options
+    assert options.image_dropout == (0.1 if preset in ("ut-zappos", "scenes") else 0.5)
+    assert (options.concept_shift, model.vision.attribute[0].mlp.down.out_features) == (
+        0.1,
+        4,
+    )
 
 
 def test_frozen_matrices_may_be_of_half_precision() -> None:
@@ -291,5 +295,5 @@ def test_frozen_matrices_may_be_of_half_precision() -> None:
 
 def without_shift(model: CAILA) -> CAILA:
     without_dropout(model)
-    model.concept_shift = 0.0
+    model.options = replace(model.options, concept_shift=0.0)
     return model

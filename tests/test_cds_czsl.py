@@ -37,7 +37,7 @@ SPACE = SPACES["usual"]
 
 def make(**options) -> CDSCZSL:
     torch.manual_seed(0)
-    model = CDSCZSL(random_backbone(), SPACE, **{"num_clusters": 3, **options}).double()
+    model = CDSCZSL(random_backbone(), SPACE, **{"clusters": 3, **options}).double()
     randomize(model)
     without_dropout(model)
     model.diversity.diversity.copy_(torch.tensor([0.1, 0.9, 0.2]))
@@ -204,7 +204,7 @@ def test_training_alone_changes_the_diversity() -> None:
     assert torch.equal(model.diversity.diversity, before)
     model.train()(images, targets, "train")
     assert not torch.equal(model.diversity.diversity, before)
-    counted = make(num_clusters=None)
+    counted = make(diversity="objects")
     assert "diversity.diversity" in counted.trained_state()
     known = counted.diversity.diversity.clone()
     counted.train()(images, targets, "train")
@@ -212,7 +212,7 @@ def test_training_alone_changes_the_diversity() -> None:
 
 
 def test_diversity_by_objects_is_that_of_the_seen_compositions() -> None:
-    model = CDSCZSL(random_backbone(), SPACE, num_clusters=None)
+    model = CDSCZSL(random_backbone(), SPACE, diversity="objects")
     # old tree; red cat, red car; wet cat
     assert model.diversity.diversity.tolist() == [0.5, 1.0, 0.5]
     assert bool(model.diversity.is_known.all())

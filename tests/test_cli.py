@@ -20,7 +20,7 @@ from czsl_sac.training.run_folder import RunFolder
 def config_of(*arguments: str) -> TrainConfig:
     options = train.parse(list(arguments))
     assert options is not None
-    return options.config
+    return options.configuration
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -45,9 +45,9 @@ def test_options_change_a_preset_whatever_their_order() -> None:
         ["--alignment", "cls", "--seed", "1", "--run-dir", "a/b", "--preset", "scenes"]
     )
     assert options is not None
-    assert (options.config.method.alignment, options.config.seed) == ("cls", 1)
+    assert (options.configuration.method.alignment, options.configuration.seed) == ("cls", 1)
     assert (options.run_dir, options.resume) == (Path("a/b"), False)
-    changed = options.config.to_dict()
+    changed = options.configuration.to_dict()
     changed["method"]["alignment"], changed["seed"] = "patch_max", 0
     assert TrainConfig.from_dict(changed) == preset_for("scenes")
 
@@ -316,3 +316,12 @@ def test_train_resume_and_evaluate_a_run(
     wider = record.config.with_options(lora_rank=record.config.backbone.lora_rank + 1)
     folder.write_record(replace(record, config=wider))
     assert "run/last.pt is of another run" in complaint(capsys, "evaluate", "run")
+
+
+def test_no_arguments_show_three_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    examples = capsys.readouterr().out.partition("examples:\n")[2].partition("\n\n")[0]
+    assert len(examples.splitlines()) == 3
+    for call in examples.replace("&&", "\n").splitlines():
+        program, command, *_ = call.split()
+        assert (program, main([command, "--help"])) == ("czsl-sac", 0)

@@ -1,4 +1,4 @@
-"""CoOp and CSP against their description in loops, and what each of them trains."""
+"""CoOp, CSP and PCVL against their description in loops, and what each of them trains."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from czsl_sac.methods.coop.method import CoOp
 from czsl_sac.methods.csp.method import CSP
+from czsl_sac.methods.pcvl.method import PCVL
 from czsl_sac.methods.prompt_tuning import PromptTuning
 from czsl_sac.space import CompositionSpace
 
@@ -36,7 +37,7 @@ def description(model: PromptTuning, images: Tensor, space: CompositionSpace) ->
     return out
 
 
-@pytest.mark.parametrize("method", [CoOp, CSP])
+@pytest.mark.parametrize("method", [CoOp, CSP, PCVL])
 @pytest.mark.parametrize("alignment", ["cls", "patch_max"])
 @pytest.mark.parametrize(
     ("space", "side", "dim"), [(s, i + 1, 7 + i) for i, s in enumerate(SPACES)]
@@ -68,6 +69,7 @@ def test_loss_and_scores_equal_the_description(method, alignment, space, side, d
     [
         (CoOp, {"prompts.context"}),
         (CSP, {"prompts.attribute_vectors", "prompts.object_vectors"}),
+        (PCVL, {f"prompts.{x}" for x in ("context", "attribute_vectors", "object_vectors")}),
     ],
 )
 def test_what_is_trained_and_kept(method, trained) -> None:
@@ -93,7 +95,7 @@ def test_the_start_is_clip_with_its_own_words() -> None:
 
 
 def test_dropout_is_csps_and_acts_in_training_alone() -> None:
-    csp = CSP(random_backbone(), SPACES["usual"], dropout=0.5)
+    csp = CSP(random_backbone(), SPACES["usual"], prompt_dropout=0.5)
     coop = CoOp(random_backbone(), SPACES["usual"])
     for model, varies in ((csp, True), (coop, False)):
         pixels, targets = batch(model.backbone, model.space, 4)

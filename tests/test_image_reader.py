@@ -12,8 +12,10 @@ from torchvision.transforms import functional
 
 from czsl_sac.data.distortion import distort, plane_maps, sample
 from czsl_sac.data.images import ImageDataset
+from czsl_sac.data.stores import StoredImage
 from czsl_sac.data.transforms import ImageReader, ImageTransform
 from czsl_sac.training.batches import Batches
+from czsl_sac.training.session import Session
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CPU = torch.device("cpu")
@@ -48,6 +50,39 @@ def test_batches_are_the_items(photos: Path, reader: ImageReader) -> None:
     assert torch.equal(stacked(some), alone[[5, 2]])
     assert alone.dtype == torch.float32
     assert items.pixels(0)[0].dtype == torch.uint8
+
+
+class Store:
+    """The photos without files of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def image(self, name: str) -> StoredImage:
+        return StoredImage(f"store {name}", (self.folder / name).read_bytes())
+
+    def fingerprint(self) -> str:
+        return "photos"
+
+
+def test_images_of_a_store_and_parts_of_a_data_set_travel_as_bytes(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = dataset(photos)
+    expected = stacked(Batches(items, 4, CPU))
+    items.folder = Store(photos)
+    finished: list[tuple[int, torch.dtype]] = []
+    finish = ImageTransform.finish
+
+    def noting(transform: ImageTransform, pixels: Tensor) -> Tensor:
+        finished.append((len(pixels), pixels.dtype))
+        return finish(transform, pixels)
+
+    monkeypatch.setattr(ImageTransform, "finish", noting)
+    assert torch.equal(stacked(Batches(items, 4, CPU, num_workers=2)), expected)
+    some = Session(batch_size=2).batches(Subset(items, [5, 2, 0]), "reading", own=True)
+    assert torch.equal(torch.cat([images for images, _ in some]), expected[[5, 2, 0]])
+    assert finished == [(size, torch.uint8) for size in (4, 2, 2, 1)]
 
 
 @pytest.mark.parametrize("reader", ["pil", "torch"])

@@ -22,9 +22,9 @@ CONTRACT = {
 
 # Lower layers first; a module may import its own layer and those before it.
 LAYERS = [
-    *("_version", "space", "files", "checks", "deprecation", "schema", "pictures"),
+    *("_version", "words", "space", "files", "checks", "deprecation", "schema", "pictures"),
     *("functional", "kernels", "blocks", "clip", "methods", "data", "evaluation", "training"),
-    *("predict", "report", "experiments", "run", "cli", "__main__"),
+    *("predict", "demo", "report", "experiments", "run", "cli", "__main__"),
 ]
 
 

@@ -163,8 +163,9 @@ def test_options_reach_troika_and_dfsp() -> None:
     assert isinstance(troika, Troika)
     assert (troika.aligner.temperature, troika.aligner.token_choice) == (0.5, "patches")
     assert (troika.traction, len(troika.disentanglers), troika.prompts.dropout) == (None, 0, 0.2)
-    assert (troika.legacy_patch_norm, troika.legacy_eval_mode) == (True, True)
-    assert (troika.primitive_loss_weight, troika.chunk_size) == (0.1, 7)
+    options = troika.options
+    assert (options.legacy_patch_norm, options.legacy_eval_mode) == (True, True)
+    assert (troika.primitive_loss_weight, options.chunk_size) == (0.1, 7)
     assert len(troika.prompts.context) == 3
     plain = make(TrainConfig(method=options_of("troika", traction_layers=2)))
     assert isinstance(plain, Troika)
@@ -172,5 +173,5 @@ def test_options_reach_troika_and_dfsp() -> None:
     assert plain.traction.layers[0].dropout.p == 0.1
     dfsp = make(TrainConfig(method=options_of("dfsp", fusion="img2txt")))
     assert isinstance(dfsp, DFSP)
-    assert (dfsp.fusion.fusion, dfsp.primitive_loss_weight) == ("img2txt", 0.01)
+    assert (dfsp.fusion.fusion, dfsp.options.primitive_loss_weight) == ("img2txt", 0.01)
     assert len(dfsp.prompts.context) == 1

@@ -122,8 +122,8 @@ def test_another_value_is_another_method(name: str, option: str, value: object) 
     assert option not in base.unread()
     first, second = make(base), make(other)
     if option in OF_MEMORY:
-        assert getattr(first, option) == getattr(base, option)
-        assert getattr(second, option) == value
+        assert getattr(first.options, option) == getattr(base, option)
+        assert getattr(second.options, option) == value
         assert behaviour(first)[:-6] == behaviour(second)[:-6]
     else:
         assert behaviour(first) != behaviour(second)

@@ -42,7 +42,7 @@ SENTENCES = Path(__file__).parent / "sentences.json"
 def make(**options: object) -> PLID:
     torch.manual_seed(0)
     given = {"num_sentences": 3, "views": 2, "primitive_share": 0.3, "descriptions": SENTENCES}
-    model = PLID(random_backbone(), SPACES["usual"], PLIDOptions(**{**given, **options})).double()
+    model = PLID(random_backbone(), SPACES["usual"], **{**given, **options}).double()
     randomize(model)
     without_dropout(model)
     return model.eval()

@@ -20,12 +20,12 @@ from tiny_runs import copy_of, scenes, tiny_run, write_scenes
 
 from czsl_sac import CompositionSpace, Scenes
 from czsl_sac.cli import main
-from czsl_sac.data.words import visible
 from czsl_sac.predict.formats import Format, write_predictions
 from czsl_sac.predict.images import find_files
 from czsl_sac.predict.predictions import marginals
 from czsl_sac.predict.run_predictor import RunPredictor
 from czsl_sac.run import Run, load_run
+from czsl_sac.words import visible
 
 COUNT = 5
 

@@ -21,7 +21,6 @@ from torch.testing import assert_close
 
 from czsl_sac.methods.rapr.losses import retrieval_loss
 from czsl_sac.methods.rapr.method import RAPR
-from czsl_sac.methods.rapr.options import RAPROptions
 from czsl_sac.methods.retrieval import FeatureDatabase, Retrieved, balanced_quotas
 
 SCALE = 5.0
@@ -43,7 +42,7 @@ OPTIONS = {
 def make(**options: object) -> RAPR:
     torch.manual_seed(0)
     options = {**OPTIONS, **options}
-    model = RAPR(random_backbone(), SPACES["usual"], RAPROptions(**options)).double()
+    model = RAPR(random_backbone(), SPACES["usual"], **options).double()
     randomize(model)
     without_dropout(model)
     return model.eval()

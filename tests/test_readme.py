@@ -34,7 +34,12 @@ def examples(language: str) -> list:
 
 
 def commands() -> list[str]:
-    shown = [line for page in PAGES for block in blocks(page, "bash") for line in block.split("\n")]
+    shown = [
+        line
+        for page in PAGES
+        for block in blocks(page, "bash")
+        for line in block.replace("\\\n", "").split("\n")
+    ]
     shown = [line.removeprefix("PYTHONPATH=examples/visprod ") for line in shown]
     return [line for line in shown if line.startswith("czsl-sac ")]
 
@@ -106,7 +111,7 @@ def test_rows_of_table_4_are_six_different_configurations() -> None:
     for _, options in rows:
         parsed = train.parse(shlex.split(options))
         assert parsed is not None
-        models.append(parsed.config.method)
+        models.append(parsed.configuration.method)
     assert len(models) == len(set(models)) == 6
     assert [m.alignment for m in models] == ["cls"] + ["patch_max"] * 5
     assert [m.condense for m in models] == [False] * 2 + [True] * 4

@@ -60,7 +60,7 @@ def test_the_rows_of_the_ablation_are_the_options_that_the_manual_names(tmp_path
         config = configuration(rows[label], Setting("scenes", 1, tmp_path), 0)
         wanted = parse(["--preset", "scenes", *named[label].split()])
         assert wanted is not None
-        assert config.with_options(**rows[label].inference) == wanted.config
+        assert config.with_options(**rows[label].inference) == wanted.configuration
     own = configuration(rows["SAC on the class token"], Setting("scenes", 1, tmp_path), 0)
     assert own == preset_for("scenes").with_options(alignment="cls")
 
@@ -136,6 +136,22 @@ def test_a_row_measured_in_a_process_of_its_own_is_the_same(tmp_path: Path) -> N
     assert own.result == here.result
 
 
+def test_studies_stand_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--quick", "--out", str(tmp_path)]
+    assert main(["reproduce", "fig9", "fig10", *small]) == 0
+    assert f"All on one page: {tmp_path}/some-scenes-quick.md" in capsys.readouterr().out
+    page = (tmp_path / "some-scenes-quick.md").read_text("utf-8")
+    assert page.startswith("# Every table and figure on scenes\n\n## fig9: Weight β")
+    for study in ("fig9", "fig10"):
+        own = (tmp_path / f"{study}-scenes-quick.md").read_text("utf-8")
+        table = own[own.index("| ") : own.index("\nMade by")]
+        assert table in page
+        for ending in ("png", "csv"):
+            assert (tmp_path / f"{study}-scenes-quick.{ending}").is_file()
+            assert f"]({study}-scenes-quick.{ending})" in page
+    assert "czsl-sac train" not in page
+
+
 def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "tab4", "--dry-run", "--seeds", "2", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
@@ -143,7 +159,7 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert first.startswith("1 table or figure from 11 runs, 11 of them to be trained: about ")
     parsed = [parse(shlex.split(line)[2:]) for line in commands]
     runs = planned([STUDIES["tab4"]], Setting("scenes", 2, tmp_path))
-    assert {one.run_dir: one.config for one in parsed if one} == runs
+    assert {one.run_dir: one.configuration for one in parsed if one} == runs
     assert not list(tmp_path.iterdir())
 
 

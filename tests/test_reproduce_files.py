@@ -45,7 +45,9 @@ def reproduce(studies: list[str], name: str, root: Path, out: Path) -> dict[str,
         trained = [line for line in page.splitlines() if line.startswith("czsl-sac train")]
         setting = Setting(name, 1, out, root, True, {"backbone": "tiny"})
         parsed = [parse(shlex.split(line)[2:]) for line in trained]
-        assert {one.run_dir: one.config for one in parsed if one} == planned([study], setting)
+        assert {one.run_dir: one.configuration for one in parsed if one} == planned(
+            [study], setting
+        )
     return {study.name: pd.read_csv(out / f"{study.name}-{name}-quick.csv") for study in made}
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from plain_parts import SPACES, batch, random_backbone
 from torch import Tensor
 
-from czsl_sac import SAC, BankOptions
-from czsl_sac.blocks import EntropyMemoryBank, VisualCondenser
+from czsl_sac import SAC
+from czsl_sac.blocks import EntropyMemoryBank
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_lora
 from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.functional import prediction_entropy
@@ -37,8 +37,8 @@ def small_backbone() -> CLIPBackbone:
 def make(**options: Any) -> SAC:
     backbone = small_backbone()
     apply_lora(backbone.visual, rank=2)
-    condenser = VisualCondenser(16, num_blocks=1, num_heads=2)
-    return SAC(backbone, SPACE, **{"condenser": condenser, "temperature": 0.1, **options}).double()
+    given = {"num_blocks": 1, "num_heads": 2, "temperature": 0.1, "prompt_dropout": 0.0, **options}
+    return SAC(backbone, SPACE, **given).double()
 
 
 def images(count: int = 4, seed: int = 1) -> Tensor:
@@ -109,8 +109,8 @@ def test_losses_equal_the_equations(alignment: str, kind: str, schedule: str) ->
     ("space", "side", "dim"), [("usual", 3, 12), ("one composition", 1, 7), ("one attribute", 2, 9)]
 )
 def test_shapes_odd_and_even(alignment: str, kind: str, space: str, side: int, dim: int) -> None:
-    condenser = VisualCondenser(dim, num_blocks=2, num_heads=1)
-    options = {"alignment": alignment, "condenser": condenser, "bank": None, "temperature": 0.1}
+    options = {"alignment": alignment, "num_blocks": 2, "num_heads": 1, "bank": "off"}
+    options |= {"temperature": 0.1, "prompt_dropout": 0.0}
     model = SAC(random_backbone(dim=dim, side=side), SPACES[space], alpha=0.3, beta=0.6, **options)
     model = model.double().eval()
     pixels, targets = batch(model.backbone, model.space, 3)
@@ -136,7 +136,7 @@ def gradients(model: SAC, stage: str) -> dict[str, Tensor]:
 
 def test_joint_schedule_keeps_the_ownership_of_algorithm_1() -> None:
     joint = gradients(make(), "joint")
-    alone = gradients(make(condenser=None, bank=None), "joint")
+    alone = gradients(make(condense=False, bank="off"), "joint")
     own = {name: value for name, value in joint.items() if not name.startswith("condenser.")}
     assert own.keys() == alone.keys()
     for name, value in own.items():
@@ -192,7 +192,7 @@ def test_two_steps_lower_the_loss(schedule: str, alignment: str, precision: str)
 
 def test_scores_equal_the_equations_batch_by_batch() -> None:
     """Eq. 9, 10, 12 and 13 and the order of Alg. 1: predict a batch, then update with it."""
-    model = make(bank=BankOptions(capacity=2), beta=0.3, gamma=0.5).eval()
+    model = make(capacity=2, beta=0.3, gamma=0.5).eval()
     with torch.no_grad():
         model.fill_memory([images(3, seed=5), images(2, seed=6)])
         predictor = model.predictor(SPACE)
@@ -223,7 +223,7 @@ def test_scores_equal_the_equations_batch_by_batch() -> None:
 
 
 def test_the_memory_holds_seen_compositions_alone() -> None:
-    model = make(bank=BankOptions(capacity=4, dynamic=False)).eval()
+    model = make(bank="train", capacity=4).eval()
     model.fill_memory([images(6)])
     predictor = model.predictor(SPACE)
     stored = predictor.bank.counts()
@@ -234,7 +234,7 @@ def test_the_memory_holds_seen_compositions_alone() -> None:
 
 
 def test_the_memory_moves_to_another_space() -> None:
-    model = make(bank=BankOptions(capacity=4)).eval()
+    model = make(capacity=4).eval()
     model.fill_memory([images(6)])
     closed, opened = model.predictor(SPACE), model.predictor(SPACE.open_world())
     for column, pair in enumerate(SPACE.pairs):
@@ -258,8 +258,8 @@ def test_memory_state_round_trip() -> None:
 
 
 def test_during_training_untrained_parts_do_not_score() -> None:
-    model = make(schedule="staged", bank=BankOptions()).eval()
-    aligned = make(condenser=None, bank=None).eval()
+    model = make(schedule="staged").eval()
+    aligned = make(condense=False, bank="off").eval()
     torch.testing.assert_close(
         model.predictor(SPACE, "align")(images()), aligned.predictor(SPACE)(images())
     )
@@ -283,9 +283,9 @@ def test_trained_state_leaves_the_frozen_backbone_out_and_comes_back() -> None:
 def test_a_checkpoint_of_other_options_is_refused() -> None:
     model = make()
     with pytest.raises(ValueError, match=r"checkpoint lacks tensor 'condenser\."):
-        model.load_trained_state(make(condenser=None, bank=None).trained_state())
+        model.load_trained_state(make(condense=False, bank="off").trained_state())
     with pytest.raises(ValueError, match=r"has the unknown tensor 'condenser\."):
-        make(condenser=None, bank=None).load_trained_state(model.trained_state())
+        make(condense=False, bank="off").load_trained_state(model.trained_state())
     state = model.trained_state()
     state["condenser.query"] = torch.zeros(3)
     with pytest.raises(ValueError, match=r"'condenser.query' of shape \(3,\) but the method"):
@@ -295,8 +295,8 @@ def test_a_checkpoint_of_other_options_is_refused() -> None:
 def test_wrong_options_and_calls() -> None:
     with pytest.raises(ValueError, match="schedule is 'both'"):
         make(schedule="both")
-    with pytest.raises(ValueError, match="bank is given but condenser is None"):
-        make(condenser=None)
+    with pytest.raises(ValueError, match='bank is "dynamic" but condense is off'):
+        make(condense=False)
     with pytest.raises(ValueError, match="stage is 'align' but must be one of joint"):
         make()(images(), TARGETS, "align")
     with pytest.raises(ValueError, match=r"unseen composition \('blue', 'car'\)"):
@@ -306,8 +306,6 @@ def test_wrong_options_and_calls() -> None:
         SAC(small_backbone(), unseen)
     with pytest.raises(ValueError, match="1 attributes and 1 objects that differ"):
         make().predictor(unseen)
-    with pytest.raises(ValueError, match="bank is None for this method"):
-        make(bank=None).new_bank(torch.eye(3))
 
 
 def test_the_entropy_that_orders_the_bank_is_that_of_the_candidates() -> None:

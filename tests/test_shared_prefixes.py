@@ -382,7 +382,10 @@ def test_fixed_prompts_are_sorted_once_and_never_waited_for(chunk_size):
     assert not third.seen & (WAITING - {"equal"})
     tower.chunk_size = 3  # other trees of the same prompts
     cpu = torch.device("cpu")
-    assert [len(prompts.trees(size, cpu)) for size in (chunk_size, 3)] == [-(-20 // chunk_size), 7]
+    assert [len(prompts.trees(size, cpu, range(20))) for size in (chunk_size, 3)] == [
+        -(-20 // chunk_size),
+        7,
+    ]
     assert_close(tower.encode_shared(table, prompts), features, rtol=1e-10, atol=1e-10)
     with pytest.raises(ValueError, match=r"symbols is in 0\.\.9 but must be in 0\.\.7"):
         tower.encode_shared(table[:8], FixedPrompts(compositions(2, 3)))

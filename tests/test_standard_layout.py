@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from photographs import LOOK
+from photographs import LOOK, write_image
 from PIL import Image
 from shared_data import SHARED, needs
 
@@ -364,3 +364,28 @@ def test_names_that_clip_reads_alike_are_refused(root: Path) -> None:
 def test_a_folder_that_does_not_exist_is_said_not_to(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no data set at .*x: the folder does not exist"):
         StandardLayout(root / "x", name="fruit", **LOOK)
+
+
+def test_lists_of_vaw_czsl_part_the_names_by_a_plus_sign(tmp_path: Path) -> None:
+    """As OADis' loader reads them; the records are those of the standard layout."""
+    pairs = {
+        "train": [("light blue", "traffic light"), ("wet", "dog")],
+        "val": [("wet", "dog"), ("light blue", "dog")],
+        "test": [("wet", "dog"), ("wet", "traffic light")],
+    }
+    (tmp_path / PAIR_LISTS).mkdir()
+    records = []
+    for split, listed in pairs.items():
+        text = "".join(f"{attribute}+{obj}\n" for attribute, obj in listed)
+        (tmp_path / PAIR_LISTS / f"{split}_pairs.txt").write_text(text)
+        for attribute, obj in listed:
+            image = f"{len(records)}.jpg"
+            write_image(tmp_path / "images" / image, len(records))
+            records.append({"image": image, "attr": attribute, "obj": obj, "set": split})
+    torch.save(records, tmp_path / f"metadata_{PAIR_LISTS}.t7")
+    data = StandardLayout(tmp_path, name="vaw-czsl", **LOOK)
+    assert {split: [*own] for split, own in data.pairs.items()} == pairs
+    assert data.space.attributes == ("light blue", "wet")
+    (tmp_path / PAIR_LISTS / "val_pairs.txt").write_text("wet+dog\nwet+cat\nold dog\n")
+    with pytest.raises(ValueError, match=r"line 3 is 'old dog' but .*, separated by a plus sign"):
+        StandardLayout(tmp_path, name="vaw-czsl", **LOOK)

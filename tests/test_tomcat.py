@@ -1,6 +1,7 @@
 """TOMCAT's stream against its equations written out, image by image, and what it promises."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,20 +10,25 @@ from plain_parts import SPACES, batch, random_backbone, unit
 from torch import Tensor
 from torch.testing import assert_close
 
-from czsl_sac.blocks.alignment import Aligner, PatchMaxAligner
 from czsl_sac.methods.tomcat import predictor as module
 from czsl_sac.methods.tomcat.method import TOMCAT
 from czsl_sac.methods.tomcat.options import TOMCATOptions
-from czsl_sac.methods.tomcat.predictor import PrototypeLearning, TOMCATPredictor
+from czsl_sac.methods.tomcat.predictor import TOMCATPredictor
 
-LEARNING = PrototypeLearning(
-    queue_size=2, alpha=0.7, beta=1.5, theta=2.0, collaboration_weight=0.6, lr=0.05, eps=1e-2
+OPTIONS = TOMCATOptions(
+    queue_size=2,
+    alpha=0.7,
+    beta=1.5,
+    theta=2.0,
+    collaboration_weight=0.6,
+    test_lr=0.05,
+    test_eps=1e-2,
 )
 
 
-def make(alignment: str | Aligner = "cls", learning: PrototypeLearning | None = LEARNING) -> TOMCAT:
+def make(alignment: str = "cls", **changes) -> TOMCAT:
     torch.manual_seed(0)
-    model = TOMCAT(random_backbone(), SPACES["usual"], alignment=alignment, learning=learning)
+    model = TOMCAT(random_backbone(), SPACES["usual"], OPTIONS, alignment=alignment, **changes)
     return model.double().eval()
 
 
@@ -33,7 +39,7 @@ def images(model: TOMCAT, count: int = 9) -> Tensor:
 
 def stream(model: TOMCAT, pixels: Tensor, feature: str) -> list[Tensor]:
     """The scores of a stream by Eq. 2 to 9 and AdamW's rule, one number after the other."""
-    o, scale = LEARNING, 5.0
+    o, scale = OPTIONS, 5.0
     cls = type(model.aligner).__name__ == "ClassTokenAligner"
     with torch.no_grad():
         text = model.prompts.compositions(model.space.pair_indices)
@@ -79,10 +85,10 @@ def stream(model: TOMCAT, pixels: Tensor, feature: str) -> list[Tensor]:
         (gradient,) = torch.autograd.grad(loss, [learned])
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
-        size_of_step = (second / (1 - 0.999**step)).sqrt() + o.eps
+        size_of_step = (second / (1 - 0.999**step)).sqrt() + o.test_eps
         with torch.no_grad():
-            learned *= 1 - o.lr * o.weight_decay
-            learned -= o.lr * (first / (1 - 0.9**step)) / size_of_step
+            learned *= 1 - o.test_lr * o.test_weight_decay
+            learned -= o.test_lr * (first / (1 - 0.9**step)) / size_of_step
         scores.append(torch.stack(logits).detach())
     return scores
 
@@ -92,7 +98,7 @@ def stream(model: TOMCAT, pixels: Tensor, feature: str) -> list[Tensor]:
     [("cls", "aligned"), ("patch_max", "aligned"), ("patch_max", "class_token")],
 )
 def test_a_stream_equals_the_equations(alignment: str, feature: str) -> None:
-    model = make(alignment, LEARNING._replace(queue_feature=feature))
+    model = make(alignment, queue_feature=feature)
     pixels = images(model)
     predictor = model.predictor(model.space)
     expected = torch.stack(stream(model, pixels, feature))
@@ -130,7 +136,7 @@ def test_processes_learn_from_all_images_and_score_their_own(
 
 
 def test_only_the_residuals_learn() -> None:
-    model = make(PatchMaxAligner(0.2, reduction="linear", dim=12))  # a head that has weights
+    model = make("patch_max", reduction="linear")  # a head that has weights
     before = {name: value.clone() for name, value in model.state_dict().items()}
     predictor = model.predictor(model.space)
     predictor(images(model))
@@ -146,7 +152,7 @@ def test_only_the_residuals_learn() -> None:
 
 @pytest.mark.parametrize("alignment", ["cls", "patch_max"])
 def test_in_training_and_without_learning_the_base_model_predicts(alignment: str) -> None:
-    model, plain = make(alignment), make(alignment, None)
+    model, plain = make(alignment), make(alignment, learn_at_test=False)
     pixels = images(model)
     with torch.no_grad():
         text = model.prompts.compositions(model.space.pair_indices)
@@ -166,7 +172,7 @@ def test_open_world_and_heat_maps() -> None:
     columns = torch.arange(9)
     tokens, text = predictor.compared(predictor.encode(pixels), columns)
     # What is compared with an image that comes next is what its score is made of.
-    predictor.learning = predictor.learning._replace(alpha=0.0)
+    predictor.options = replace(predictor.options, alpha=0.0)
     scores = predictor(pixels[:1])
     best = (F.normalize(tokens[0], dim=-1) @ text[0]).max() * 5
     assert_close(scores[0, 0], best)

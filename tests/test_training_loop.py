@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from czsl_sac import SAC
 from czsl_sac.blocks import VisualCondenser
-from czsl_sac.clip import CLIPBackbone, CLIPConfig, SoftPrompts, apply_lora
+from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_lora
 from czsl_sac.clip.sources.tiny import WordTokenizer
 from czsl_sac.files import load_tensors, write_atomically
 from czsl_sac.space import CompositionSpace
@@ -62,8 +62,10 @@ def make_method(schedule: str, *, dropout: float = 0.3, **options: object) -> SA
     return SAC(
         backbone,
         space,
-        prompts=SoftPrompts(backbone.text, words, space.attributes, space.objects, dropout=dropout),
-        condenser=VisualCondenser(8, num_blocks=1, num_heads=2, dropout=dropout / 3),
+        prompt_dropout=dropout,
+        num_blocks=1,
+        num_heads=2,
+        condenser_dropout=dropout / 3,
         temperature=0.1,
         schedule=schedule,  # type: ignore[arg-type]
         **options,  # type: ignore[arg-type]

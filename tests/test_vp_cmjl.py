@@ -81,7 +81,7 @@ def description(model: VPCMJL, images: Tensor, pairs: Tensor) -> list[dict[str, 
         ):
             seen = [attended(part, x, words) for x in tokens]
             own = best([x for x, _ in seen], words)
-            texts.append(own + 5.0 * seen[0][1] if model.attention_logits else own)
+            texts.append(own + 5.0 * seen[0][1] if model.options.attention_logits else own)
         of_proxies = [best(tokens, proxies)]
         for part, vectors in zip(
             model.disentanglers, (model.attribute_proxies, model.object_proxies), strict=True

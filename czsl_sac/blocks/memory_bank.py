@@ -21,6 +21,7 @@ from czsl_sac.functional.memory import (
 )
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.functional.probabilities import check_probabilities
+from czsl_sac.kernels.dispatch import is_exporting
 
 __all__ = ["EmptySlots", "EntropyMemoryBank", "TextSlot"]
 
@@ -210,7 +211,8 @@ class EntropyMemoryBank(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             query = self._unit(features)
             images = max(1, _MAX_SIMILARITIES // max(1, self.pool.view.classes.shape[0]))
-            if query.shape[0] <= images:
+            # an exported program is to serve every size, not those on one side of the threshold
+            if is_exporting() or query.shape[0] <= images:
                 return self._logits(query)
             return torch.cat([self._logits(part) for part in query.split(images)])
 

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from czsl_sac._version import __version__
 from czsl_sac.checks import suggestion
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["main"]
 
@@ -20,12 +20,14 @@ _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
     "evaluate": "score a finished run on a split",
     "predict": "name the compositions that image files show",
+    "demo": "open a page on which images can be dropped",
     "report": "make a page about a finished run",
     "compare": "show finished runs side by side",
     "reproduce": "measure the paper's tables and figures",
     "split": "split your own images into training, validation and test",
     "prepare": "bring a downloaded benchmark into the standard layout",
     "check-data": "show what is in a data set and what is wrong with it",
+    "describe": "ask a language model what a method wants to know",
     "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
 }
@@ -42,7 +44,12 @@ options:
   --version   show the version
   --traceback show where an error comes from instead of one line
 
-Start with:  czsl-sac train --preset scenes
+examples:
+  czsl-sac train --preset scenes --run-dir runs/scenes
+  czsl-sac predict photos/ --attributes attributes.txt --objects objects.txt
+  czsl-sac split photos && czsl-sac check-data photos
+
+The first needs no data and takes a minute or two. czsl-sac COMMAND --help lists its options.
 """
 
 

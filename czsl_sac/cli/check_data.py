@@ -1,14 +1,14 @@
 """`czsl-sac check-data`: what is in a data set, and everything that is wrong with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from czsl_sac.checks import check_range
-from czsl_sac.cli.options import parse_options
-from czsl_sac.data.words import counted, visible
+from czsl_sac.cli.options import HubColumns, parse_options, source_of
+from czsl_sac.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.data.checks.data import CheckedData
@@ -23,7 +23,11 @@ class CheckDataOptions:
     """
 
     data: tyro.conf.Positional[Path]
-    """Folder in the standard layout, folder of folders attribute_object, or CSV or Parquet."""
+    """Folder in the standard layout, folder of folders attribute_object, CSV or Parquet table, or
+    hf:NAME, a Hugging Face data set."""
+    columns: Annotated[HubColumns, tyro.conf.arg(name="")] = field(default_factory=HubColumns)
+    split_table: Path | None = None
+    """hf:NAME: the table that czsl-sac split wrote of it; None: its own splits."""
     dataset: Literal["ut-zappos", "mit-states", "cgqa"] | None = None
     """Data set whose counts (the paper's Tab. 7) must be met; None goes by the folder's name."""
     decode: bool = True
@@ -56,7 +60,7 @@ def run(arguments: list[str]) -> int:
     from czsl_sac.data.checks.data import check_data  # loads what decodes images
 
     checked = check_data(
-        options.data,
+        source_of(options.data, options.columns, options.split_table),
         name=options.dataset,
         decode=options.decode,
         max_distance=options.near_duplicates,

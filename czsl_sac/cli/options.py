@@ -5,17 +5,63 @@ import io
 import operator
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import dropwhile, takewhile
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from czsl_sac.checks import suggestion
+from czsl_sac.data.sources.hub import HUB_PREFIX, HubSource
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_names, method_options
 
 _Options = TypeVar("_Options")
+
+
+@dataclass(frozen=True)
+class HubColumns:
+    """Columns of a Hugging Face data set, hf:NAME."""
+
+    attribute_column: str | None = None
+    """hf:NAME: column of the attributes, text or class labels."""
+    object_column: str | None = None
+    """hf:NAME: column of the objects, text or class labels."""
+    image_column: str | None = None
+    """hf:NAME: column of the images; None takes the only one."""
+    split_column: str | None = None
+    """hf:NAME: column that says train, val or test; None takes the data set's own splits."""
+
+
+def source_of(data: Path, columns: HubColumns, table: Path | None = None) -> Path | HubSource:
+    """Return what a command is to read: a path, or a Hugging Face data set with its columns.
+
+    Args:
+        data: as given.
+        columns: likewise.
+        table: of the split of a Hugging Face data set.
+
+    Raises:
+        ValueError: a column is missing, or given where none is read.
+    """
+    given = {f.name: getattr(columns, f.name) for f in fields(columns)}
+    if not str(data).startswith(HUB_PREFIX):
+        for name, value in {**given, "split_table": table}.items():
+            if value is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is given but {data} is no Hugging Face data set, "
+                    "so that nothing reads it: leave it out, or name a data set hf:NAME."
+                )
+        return data
+    for name in ("attribute_column", "object_column"):
+        if given[name] is None:
+            raise ValueError(
+                f"{name} is None but must be a column of {data}: name it with "
+                f"--{name.replace('_', '-')}."
+            )
+    return HubSource(str(data), **given, table=table)
+
 
 _SYNONYMS = {
     "learning-rate": "lr",
@@ -62,7 +108,7 @@ def parse_options(
                 raise
             return None
     if unknown:
-        raise ValueError(_unknown(unknown[0], command, default or options))
+        raise ValueError(unknown_option(unknown[0], command, default or options))
     return parsed
 
 
@@ -123,8 +169,14 @@ def given_options(arguments: list[str]) -> list[str]:
     return [name.removeprefix("no_") for name in flags]
 
 
-def _unknown(argument: str, command: str, options: Any) -> str:
-    """The sentence about an argument that no option takes."""
+def unknown_option(argument: str, command: str, options: Any) -> str:
+    """Return the sentence about an argument that no option takes.
+
+    Args:
+        argument: what was given.
+        command: name of the command.
+        options: the dataclass of its options, or an instance.
+    """
     known, method = option_names(options), _method(options)
     more = f"(czsl-sac {command} --help lists the options)"
     if not argument.startswith("--"):

@@ -11,15 +11,16 @@ import tyro
 
 from czsl_sac.checks import check_not_folder, check_range
 from czsl_sac.cli.options import parse_options
-from czsl_sac.data.words import counted, visible
+from czsl_sac.cli.predictor_options import PredictorOptions
+from czsl_sac.words import counted, visible
 
 if TYPE_CHECKING:
     from czsl_sac.predict.predictions import Prediction
-    from czsl_sac.predict.run_predictor import ReadyToPredict, RunPredictor
+    from czsl_sac.predict.run_predictor import RunPredictor
 
 
 @dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(PredictorOptions):
     """Name the compositions that image files show, most probable first.
 
     An attribute's (object's) probability is the sum of those of the candidates that hold it.
@@ -31,17 +32,8 @@ class PredictOptions:
     """Folder of the run; with --attributes there is none, and images come first."""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files, folders (all files below), or patterns such as 'photos/**/*.jpg'."""
-    attributes: Path | None = None
-    """Without a run: text file with an attribute a line, for CLIP as it comes."""
-    objects: Path | None = None
-    """Without a run: text file with an object a line."""
-    backbone: str = "ViT-B/32"
-    """Without a run: CLIP to use, see czsl-sac train --help."""
     top_k: int = 3
     """Compositions, attributes and objects to name for each image."""
-    candidates: str = "all"
-    """Compositions to choose from: "all" of the data set, those "seen" in training, the "open"
-    world of every attribute with every object, or a file with one "attribute object" a line."""
     format: Literal["table", "csv", "jsonl"] = "table"
     """A table, or CSV or JSON lines for programs."""
     output: Path | None = None
@@ -55,18 +47,9 @@ class PredictOptions:
     """SAC: update the memory bank on these images, batch by batch in their order (transductive)."""
     batch_size: int | None = None
     """Images per batch; None takes the run's own for evaluation."""
-    checkpoint: Literal["best", "last"] = "best"
-    """Best epoch by validation AUC, or the last."""
-    data_root: Path | None = None
-    """Where the data set is now, if a memory has to be filled anew from it; None: where it was."""
 
     def __post_init__(self) -> None:
-        if (self.attributes is None) != (self.objects is None):
-            lacking = "objects" if self.objects is None else "attributes"
-            raise ValueError(
-                f"{lacking} is missing but must be given with the other list of words: add "
-                f"--{lacking} FILE."
-            )
+        super().__post_init__()
         if not self.images and self.attributes is None:
             raise ValueError(
                 "images is empty but must be image files, folders or patterns: name them after the "
@@ -107,11 +90,11 @@ def run(arguments: list[str]) -> int:
             "name another file."
         )
     asked: dict[str, Any] = {
-        "candidates": options.candidates,
         "heatmaps": options.heatmaps,
         "heatmaps_for": options.heatmaps_for,
     }
-    predictor = RunPredictor(_ready(options, asked), **asked)
+    ready = options.ready(options.run, adapt=options.adapt, **asked)
+    predictor = RunPredictor(ready, candidates=options.candidates, **asked)
     _name(missing)
     if options.output is None:
         _write(predictor, paths, options, sys.stdout)
@@ -121,26 +104,6 @@ def run(arguments: list[str]) -> int:
         )
     _summarise(options, len(paths), len(missing), len(predictor.unreadable))
     return 1 if missing or predictor.unreadable else 0
-
-
-def _ready(options: PredictOptions, asked: dict[str, Any]) -> "ReadyToPredict":
-    """The run, or CLIP as it comes on two lists of words."""
-    from czsl_sac.predict.run_predictor import check_request
-    from czsl_sac.training.run_folder import RunFolder
-    from czsl_sac.training.trained import TrainedRun
-    from czsl_sac.training.untrained import read_words, untrained
-
-    if options.attributes is not None and options.objects is not None:
-        words = (read_words(options.attributes), read_words(options.objects))
-        return untrained(*words, backbone=options.backbone)
-    record = RunFolder(options.run).read_record()
-    check_request(record.space, **asked)  # before CLIP is loaded
-    return TrainedRun.load(
-        options.run,
-        checkpoint=options.checkpoint,
-        data_root=options.data_root,
-        **record.config.method.on_new_images(options.adapt),
-    )
 
 
 def _write_file(

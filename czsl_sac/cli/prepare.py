@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from czsl_sac.cli.options import parse_options
-from czsl_sac.data.words import counted, some, visible
+from czsl_sac.words import counted, some, visible
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ def run(arguments: list[str]) -> int:
         raise errors[0]
     listing.require_sound()
     print(f"\n{data_table(listing.entries, listing.pairs)}\n")
-    images = {split: sum(e.split == split for e in listing.entries) for split in listing.pairs}
-    different = differences_from_tab7(options.dataset, count_data(listing.pairs, images))
-    missing = [e.image for e in listing.entries if not (listing.folder / e.image).is_file()]
+    counts = {split: sum(e.split == split for e in listing.entries) for split in listing.pairs}
+    different = differences_from_tab7(options.dataset, count_data(listing.pairs, counts))
+    images = options.root / "images"
+    missing = [e.image for e in listing.entries if not (images / e.image).is_file()]
     if missing:
         print(f"Missing: {counted(len(missing), 'image')}, {some(missing)}.")
     if different:

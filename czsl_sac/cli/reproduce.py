@@ -71,13 +71,15 @@ def run(arguments: list[str]) -> int:
     if options is None:
         return 0
 
-    from czsl_sac.data.words import counted
     from czsl_sac.experiments.estimate import seconds_needed  # these load torch
     from czsl_sac.experiments.plan import STUDIES, studies_named
     from czsl_sac.experiments.runner import measure, missing, planned
     from czsl_sac.experiments.setting import Setting, command
+    from czsl_sac.experiments.tables import gathered
+    from czsl_sac.files import write_bytes
     from czsl_sac.training.build import check_data_root
     from czsl_sac.training.config import DataConfig
+    from czsl_sac.words import counted
 
     if not options.what:
         raise ValueError(
@@ -109,13 +111,22 @@ def run(arguments: list[str]) -> int:
         for config in todo.values():
             print(command(config, setting))
         return 0
-    for study in studies:
-        write_study(study, measure(study, setting, processes=options.processes), setting)
+    pages = {
+        study.name: write_study(
+            study, measure(study, setting, processes=options.processes), setting
+        )
+        for study in studies
+    }
+    if len(pages) > 1:
+        pictures = {study.name for study in studies if study.x or study.looks}
+        base = setting.page("all" if len(pages) == len(STUDIES) else "some")
+        write_bytes(base.with_suffix(".md"), gathered(pages, pictures, setting).encode())
+        print(f"\nAll on one page: {base}.md")
     return 0
 
 
-def write_study(study: "Study", measured: "Sequence[Measurement]", setting: "Setting") -> None:
-    """Write a study's CSV, table and picture, and print the table.
+def write_study(study: "Study", measured: "Sequence[Measurement]", setting: "Setting") -> str:
+    """Write a study's CSV, table and picture, print the table and return its page.
 
     Args:
         study: table or figure.
@@ -136,6 +147,7 @@ def write_study(study: "Study", measured: "Sequence[Measurement]", setting: "Set
         (draw if study.x else draw_images)(study, measured, setting, base.with_suffix(".png"))
         picture = ", .png"
     print(f"\n{page.partition('Made by')[0].strip()}\n\nWritten to {base}.md{picture} and .csv")
+    return page
 
 
 def _spoken(seconds: float) -> str:

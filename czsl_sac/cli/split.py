@@ -1,14 +1,14 @@
 """`czsl-sac split`: a natural split of one's own images, written as a table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from czsl_sac.checks import check_range
-from czsl_sac.cli.options import parse_options
-from czsl_sac.data.words import visible
+from czsl_sac.cli.options import HubColumns, parse_options, source_of
+from czsl_sac.words import visible
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class SplitOptions:
     """
 
     data: tyro.conf.Positional[Path]
-    """Folder of folders attribute_object with images, or CSV or Parquet table with the columns
-    image, attribute and object."""
+    """Folder of folders attribute_object with images, CSV or Parquet table with the columns image,
+    attribute and object, or hf:NAME, a Hugging Face data set."""
+    columns: Annotated[HubColumns, tyro.conf.arg(name="")] = field(default_factory=HubColumns)
     output: Path | None = None
-    """CSV table to write; None means split.csv in the folder, or beside the table."""
+    """CSV table to write; None means split.csv in the folder, or beside the table, or for hf:NAME
+    here."""
     seed: int = 0
     """Seed that decides the split."""
     unseen_val: float = 0.15
@@ -58,16 +60,22 @@ def run(arguments: list[str]) -> int:
         return 0
 
     from czsl_sac.cli.tables import data_table
+    from czsl_sac.data.sources.hub import HubSource, read_hub
     from czsl_sac.data.sources.read import SPLIT_TABLE, read_listing
     from czsl_sac.data.splitting.listing import split_listing, write_split
     from czsl_sac.data.splitting.natural import SplitShares
 
-    folder = options.data if options.data.is_dir() else options.data.parent
+    source = source_of(options.data, options.columns)
+    hub = isinstance(source, HubSource)
+    folder = Path() if hub else options.data if options.data.is_dir() else options.data.parent
     output = options.output or folder / SPLIT_TABLE
     told = visible(output)
     if output.suffix.lower() != ".csv":
         raise ValueError(f"output is {told} but must end in .csv: name a table.")
-    listing = read_listing(options.data, use_split=False)
+    if isinstance(source, HubSource):
+        listing = read_hub(source, use_split=False)
+    else:
+        listing = read_listing(source, use_split=False)
     if output.exists() and not options.overwrite:
         raise FileExistsError(
             f"{told} is already there: pass --overwrite to replace it, or another --output"
@@ -83,9 +91,17 @@ def run(arguments: list[str]) -> int:
     print(f"{data_table(made.listing.entries, made.listing.pairs)}\n")
     for line in made.remarks():
         print(line)
+    dataset = "files"
+    if isinstance(source, HubSource):
+        columns = {f.name: getattr(options.columns, f.name) for f in fields(options.columns)}
+        dataset = visible(source.name) + "".join(
+            f" --{name.replace('_', '-')} {visible(column)}"
+            for name, column in columns.items()
+            if column is not None and name != "split_column"  # the table says it
+        )
     print(
         f"Wrote {told}. To train on it: "
-        f"czsl-sac train --preset fruit-ripeness --dataset files --data-root {told}"
+        f"czsl-sac train --preset fruit-ripeness --dataset {dataset} --data-root {told}"
     )
     return 0
 

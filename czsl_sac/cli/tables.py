@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from czsl_sac.data.words import counted
+from czsl_sac.words import counted
 
 if TYPE_CHECKING:
     from czsl_sac.data.listing import Entry

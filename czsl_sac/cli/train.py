@@ -1,5 +1,6 @@
 """`czsl-sac train`: start a run from a preset, or continue one."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from czsl_sac.cli.config_file import read_config_file
 from czsl_sac.cli.options import given_options, parse_options, peek_options
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import PresetName, preset_for
@@ -14,13 +16,18 @@ from czsl_sac.training.presets import PresetName, preset_for
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a method. Preset and method set every option; the options given change it.
+    """Train a method. Preset and method set every option; a file and the options given change it.
 
     The run folder receives the record of the run, the metrics as JSON lines, and two checkpoints:
     last, and best by validation AUC.
     """
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    configuration: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: Path | None = None
+    """File of options (.json or .toml, or a run's config.json), laid over the preset; options on
+    the command line go over it."""
+    print_config: bool = False
+    """Print what would be trained as JSON that --config takes, and train nothing."""
     preset: PresetName = "scenes"
     """Data set whose settings, for the method, are the defaults shown here."""
     method: str = "sac"
@@ -39,6 +46,7 @@ class _Start:
     method: str | None = None
     run_dir: Path | None = None
     resume: bool = False
+    config: Path | None = None
 
 
 def run(arguments: list[str]) -> int:
@@ -50,6 +58,10 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     if options is None:
         return 0
+    if options.print_config:
+        preset = {} if options.resume else {"preset": options.preset}
+        print(json.dumps({**preset, **options.configuration.options()}, indent=2))
+        return 0
     if options.run_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "run_dir is None but must be named, since several processes write to it: "
@@ -60,9 +72,9 @@ def run(arguments: list[str]) -> int:
     from czsl_sac.run import new_run_dir
     from czsl_sac.training.run import train
 
-    run_dir = options.run_dir or new_run_dir(options.config)
+    run_dir = options.run_dir or new_run_dir(options.configuration)
     try:
-        summary = train(options.config, run_dir, resume=options.resume)
+        summary = train(options.configuration, run_dir, resume=options.resume)
     except KeyboardInterrupt:
         if (run_dir / "config.json").is_file():
             raise KeyboardInterrupt(
@@ -90,7 +102,7 @@ def parse(arguments: list[str]) -> TrainOptions | None:
     default = _defaults(peek_options(_Start, "train", arguments))
     options = parse_options(TrainOptions, "train", arguments, default=default)
     if options is not None:
-        unread = options.config.unread()
+        unread = options.configuration.unread()
         for name in given_options(arguments):
             if name in unread:
                 option = name.replace("_", "-")
@@ -103,12 +115,19 @@ def parse(arguments: list[str]) -> TrainOptions | None:
 
 def _defaults(start: _Start) -> TrainOptions:
     if not start.resume:
-        name: Any = "scenes" if start.preset is None else start.preset
-        method = "sac" if start.method is None else start.method
-        return TrainOptions(preset_for(name, method), preset=name, method=method)
-    if start.preset:
+        file = None if start.config is None else read_config_file(start.config)
+        name: Any = start.preset or (file and file.preset) or "scenes"
+        asked = file.method if file is not None and start.method is None else start.method
+        method = "sac" if asked is None else asked
+        config = preset_for(name, method)
+        if file is not None:
+            config = file.over(config)
+        return TrainOptions(config, config=start.config, preset=name, method=method)
+    for option, given in (("preset", start.preset), ("config", start.config)):
+        if given is None:
+            continue
         raise ValueError(
-            f"--preset is {start.preset} but must not be given with --resume, which goes on with "
+            f"--{option} is {given} but must not be given with --resume, which goes on with "
             "the run's own configuration: leave it out."
         )
     if start.run_dir is None:

@@ -6,7 +6,15 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-__all__ = ["FixedPrompts", "Paths", "PrefixTree", "SortedPrompts", "sort_prompts", "span"]
+__all__ = [
+    "FixedPrompts",
+    "Paths",
+    "PrefixTree",
+    "SortedPrompts",
+    "check_lengths",
+    "sort_prompts",
+    "span",
+]
 
 _LARGEST_KEY = 2**62
 
@@ -103,15 +111,20 @@ class SortedPrompts:
         gap = int(bool(len(used)) and int(used[0]) < 0)  # -1 stays what it is
         return used[gap:], replace(self, symbols=symbols - gap)
 
-    def trees(self, chunk_size: int, device: torch.device) -> Iterator[PrefixTree]:
+    def __len__(self) -> int:
+        """Return the number of distinct prompts, P."""
+        return len(self.lengths)
+
+    def trees(self, chunk_size: int, device: torch.device, part: range) -> Iterator[PrefixTree]:
         """Build one tree after the other, of `chunk_size` neighbouring prompts each.
 
         Args:
             chunk_size: distinct prompts of a tree.
             device: where to put them.
+            part: which of the distinct prompts.
         """
-        for start in range(0, len(self.lengths), chunk_size):
-            yield self.tree(start, start + chunk_size).to(device)
+        for start in part[::chunk_size]:
+            yield self.tree(start, min(start + chunk_size, part.stop)).to(device)
 
     def tree(self, start: int, stop: int) -> PrefixTree:
         """Build the tree of the distinct prompts `start` to `stop`, the latter not included.
@@ -157,7 +170,8 @@ class FixedPrompts:
 
     Examples:
         >>> prompts = FixedPrompts(torch.tensor([[8, 1, 9], [8, 2, 9]]))
-        >>> prompts.trees(2, torch.device("cpu")) is prompts.trees(2, torch.device("cpu"))
+        >>> cpu, both = torch.device("cpu"), range(2)
+        >>> prompts.trees(2, cpu, both) is prompts.trees(2, cpu, both)
         True
     """
 
@@ -165,19 +179,24 @@ class FixedPrompts:
         self.shape = symbols.shape
         self.sorted = sort_prompts(symbols, lengths)
         self.span = span(symbols)
-        self._key: tuple[int, torch.device] | None = None
+        self._key: tuple[int, torch.device, range] | None = None
         self._trees: list[PrefixTree] = []
 
-    def trees(self, chunk_size: int, device: torch.device) -> list[PrefixTree]:
-        """Return the trees of all prompts, as they were built for the same arguments.
+    def __len__(self) -> int:
+        """Return the number of distinct prompts."""
+        return len(self.sorted)
+
+    def trees(self, chunk_size: int, device: torch.device, part: range) -> list[PrefixTree]:
+        """Return the trees of the prompts, as they were built for the same arguments.
 
         Args:
             chunk_size: distinct prompts of a tree.
             device: where they are.
+            part: which of the distinct prompts.
         """
-        if self._key != (chunk_size, device):
-            self._trees = list(self.sorted.trees(chunk_size, device))
-            self._key = (chunk_size, device)
+        if self._key != (chunk_size, device, part):
+            self._trees = list(self.sorted.trees(chunk_size, device, part))
+            self._key = (chunk_size, device, part)
         return self._trees
 
 
@@ -188,6 +207,31 @@ def span(symbols: Tensor) -> range:
         symbols: integers of any shape.
     """
     return range(int(symbols.min()), int(symbols.max()) + 1) if symbols.numel() else range(0)
+
+
+def check_lengths(lengths: Tensor | None, symbols: Tensor) -> None:
+    """Refuse lengths of prompts that do not fit.
+
+    Args:
+        lengths: `[P]` integers, tokens of each prompt, or None.
+        symbols: `[P, n]`.
+
+    Raises:
+        ValueError: there is not one for each prompt, or one is not in 1..n.
+    """
+    if lengths is None:
+        return
+    count, longest = symbols.shape
+    if lengths.shape != (count,):
+        raise ValueError(
+            f"lengths has the shape {list(lengths.shape)} but must be [{count}]: give one number "
+            "for each prompt."
+        )
+    if count and not 1 <= int(lengths.min()) <= int(lengths.max()) <= longest:
+        raise ValueError(
+            f"lengths is {int(lengths.min())}..{int(lengths.max())} but must be in 1..{longest}: "
+            "count the tokens of each prompt, the end included."
+        )
 
 
 def sort_prompts(symbols: Tensor, lengths: Tensor | None = None) -> SortedPrompts:

@@ -173,10 +173,14 @@ class SoftPrompts(nn.Module):
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
         """Return the attribute and object vectors after dropout on the whole of both tables."""
-        return (
-            F.dropout(self.attribute_vectors, self.dropout, self.training),
-            F.dropout(self.object_vectors, self.dropout, self.training),
-        )
+        return self._drop(self.attribute_vectors), self._drop(self.object_vectors)
+
+    def _drop(self, vectors: Tensor) -> Tensor:
+        processes = self.tower.processes
+        if processes.count == 1 or not (self.training and self.dropout):
+            return F.dropout(vectors, self.dropout, self.training)
+        # Those that share out the prompts need one draw, and need not have drawn alike so far.
+        return vectors * processes.of_first(F.dropout(torch.ones_like(vectors), self.dropout))
 
     def _encode_pairs(self, pairs: Tensor, attributes: Tensor, objects: Tensor) -> Tensor:
         table = self._table("composition", torch.cat([attributes, objects]))

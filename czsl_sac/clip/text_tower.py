@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,15 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from czsl_sac.checks import check_range
-from czsl_sac.clip.prefix_tree import FixedPrompts, PrefixTree, sort_prompts, span
+from czsl_sac.clip.prefix_tree import (
+    FixedPrompts,
+    PrefixTree,
+    SortedPrompts,
+    check_lengths,
+    sort_prompts,
+    span,
+)
+from czsl_sac.clip.processes import Processes
 from czsl_sac.clip.transformer import (
     Activation,
     ResidualAttentionBlock,
@@ -22,6 +30,7 @@ from czsl_sac.clip.tree_transformer import run_blocks
 
 __all__ = ["TextTower", "Tokenizer"]
 
+_Prompts: TypeAlias = FixedPrompts | SortedPrompts
 _SHARING_PAYS = 0.8  # from which share of the tokens on token ids run on a tree; see forward
 _CHUNK_SIZES = (256, 8192)  # on a CPU the size makes no difference; a GPU waits for small chunks
 _MEMORY_SHARE = 1 / 8  # of a GPU, for what a chunk of prompts keeps for its backward pass
@@ -60,6 +69,9 @@ class TextTower(nn.Module):
     Prompts run in chunks of `chunk_size`, so that memory is bounded. Of what a chunk needs in the
     backward pass, `encode_shared` keeps up to `kept_gib`; further chunks drop it and run again
     there, at about half more time. `encode_embeddings` keeps it for a single chunk alone.
+
+    Where its `processes` are several, `encode_shared` and `forward` share the prompts out to them:
+    each encodes a part, and all get all features, with gradients.
 
     Args:
         embed_dim: size of the joint space, D.
@@ -107,6 +119,7 @@ class TextTower(nn.Module):
         self.width = width
         self.chunk_size = chunk_size
         self.kept_gib = kept_gib
+        self.processes = Processes()
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         self.transformer = Transformer(width, layers, heads, activation=activation)
@@ -209,7 +222,7 @@ class TextTower(nn.Module):
         self._check_table(table)
         if isinstance(symbols, FixedPrompts):
             self._check_symbols(table, symbols.shape, symbols.span)
-            trees: Iterable[PrefixTree] = symbols.trees(self.chunk_size, table.device)
+            prompts: _Prompts = symbols
         else:
             if symbols.dim() != 2 or symbols.is_floating_point():
                 raise ValueError(
@@ -217,9 +230,9 @@ class TextTower(nn.Module):
                     "integers of shape [P, n]: give the rows of the table of each prompt."
                 )
             self._check_symbols(table, symbols.shape, span(symbols))
-            _check_lengths(lengths, symbols)
-            trees = sort_prompts(symbols, lengths).trees(self.chunk_size, table.device)
-        return self._encode_trees(table, trees, symbols.shape[0])
+            check_lengths(lengths, symbols)
+            prompts = sort_prompts(symbols, lengths)
+        return self._encode_trees(table, prompts, symbols.shape[0])
 
     def forward(self, ids: Tensor, eot: Tensor | None = None) -> Tensor:
         """Encode token ids, shared prefixes once where that pays.
@@ -244,9 +257,7 @@ class TextTower(nn.Module):
             if prompts.num_tokens() <= _SHARING_PAYS * ids.numel():
                 used, prompts = prompts.compact()
                 table = self.embed(used.to(ids.device))
-                return self._encode_trees(
-                    table, prompts.trees(self.chunk_size, table.device), len(ids)
-                )
+                return self._encode_trees(table, prompts, len(ids))
         return self.encode_embeddings(self.embed(ids), eot)
 
     def states(self, embeddings: Tensor) -> Tensor:
@@ -310,11 +321,13 @@ class TextTower(nn.Module):
         # Only the state at end-of-text is wanted, so the norm sees that one alone.
         return self.project(states[rows, eot])
 
-    def _encode_trees(self, table: Tensor, trees: Iterable[PrefixTree], count: int) -> Tensor:
+    def _encode_trees(self, table: Tensor, prompts: _Prompts, count: int) -> Tensor:
         """Encode `count` prompts, a tree at a time; return them in the order they were given."""
+        processes = self.processes.enough_for(len(prompts))
+        trees = prompts.trees(self.chunk_size, table.device, processes.part(len(prompts)))
         if not torch.is_grad_enabled() or not (table.requires_grad or self._is_trained()):
             with parametrize.cached():  # a weight with LoRA is computed once
-                return self._collect(table, trees, count)
+                return processes.sum(self._collect(table, trees, count))
         features, rows = [], []
         room = self.kept_gib * 2**30 / self._bytes_a_token()
         if self.transformer.gradient_checkpointing:
@@ -329,19 +342,24 @@ class TextTower(nn.Module):
                 else:
                     kept.close()  # a chunk that runs again must compute the same things again
                     features.append(self._recomputed(self._encode_tree, table, tree))
-        if len(features) < 2:
-            return features[0] if features else self._nothing(table)
-        return torch.cat(features).index_select(0, torch.cat(rows).argsort())
+        if not features:
+            return self._nothing(table)
+        if len(features) == 1 and len(rows[0]) == count:  # a tree's rows ascend
+            return features[0]
+        return processes.join(torch.cat(features), torch.cat(rows), count)
 
     def _collect(self, table: Tensor, trees: Iterable[PrefixTree], count: int) -> Tensor:
-        """Encode without gradients: beside the result, of any size, one chunk is held at a time."""
+        """Encode without gradients, one chunk held at a time beside the result, of any size.
+
+        Rows that the trees do not have stay zero.
+        """
         collected: Tensor | None = None
         for tree in trees:
             features = self._encode_tree(table, tree)
             if len(features) == count:
                 return features
             if collected is None:
-                collected = features.new_empty(count, features.shape[1])
+                collected = features.new_zeros(count, features.shape[1])
             collected.index_copy_(0, tree.rows, features)
         return self._nothing(table) if collected is None else collected
 
@@ -378,19 +396,3 @@ class TextTower(nn.Module):
             preserve_rng_state=has_dropout(self.transformer),  # costs time: only where needed
         )
         return features
-
-
-def _check_lengths(lengths: Tensor | None, symbols: Tensor) -> None:
-    if lengths is None:
-        return
-    count, longest = symbols.shape
-    if lengths.shape != (count,):
-        raise ValueError(
-            f"lengths has the shape {list(lengths.shape)} but must be [{count}]: give one number "
-            "for each prompt."
-        )
-    if count and not 1 <= int(lengths.min()) <= int(lengths.max()) <= longest:
-        raise ValueError(
-            f"lengths is {int(lengths.min())}..{int(lengths.max())} but must be in 1..{longest}: "
-            "count the tokens of each prompt, the end included."
-        )

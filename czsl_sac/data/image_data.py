@@ -17,8 +17,8 @@ from czsl_sac.data.reading import Exif, OnBadImage
 from czsl_sac.data.scan import scan_images
 from czsl_sac.data.sources.paths import outside
 from czsl_sac.data.transforms import ImageReader, ImageTransform
-from czsl_sac.data.words import some, visible
 from czsl_sac.space import CompositionSpace
+from czsl_sac.words import some, visible
 
 __all__ = ["ImageData"]
 
@@ -40,7 +40,7 @@ class ImageData:
     Attributes:
         name: as given.
         source: the file that lists the images.
-        folder: what the images' paths are relative to.
+        folder: what the images' paths are relative to, or the store that has them by name.
         pairs: compositions of each split.
         space: the closed world: sorted union of all compositions, those of training seen.
         records: `(path below folder, index into space.pairs)` by split.

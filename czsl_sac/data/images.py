@@ -1,4 +1,4 @@
-"""The items of a split of image files."""
+"""The items of a split of image files, in a folder or a store."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from czsl_sac.data.reading import Exif, UnreadableImageError
+from czsl_sac.data.stores import ImageStore, StoredImage, image_in
 from czsl_sac.data.transforms import ImageTransform
 
 __all__ = ["ImageDataset", "PixelDataset"]
@@ -18,7 +19,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Images from files: (image `[3, H, W]` float32, normalised; target).
 
     Args:
-        folder: what the paths are relative to.
+        folder: what the paths are relative to, or the store that has images by name.
         records: path and target of each item.
         transform: from a file to a tensor; its `repr` says all that it does.
         exif: turn photographs as their EXIF orientation says, or leave the pixels as stored.
@@ -29,7 +30,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | ImageStore,
         records: Sequence[tuple[str, int]],
         transform: ImageTransform,
         *,
@@ -61,7 +62,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """
         path, target = self.records[index]
         try:
-            return self.transform.read(self.folder / path, exif=self.exif), target
+            return self.transform.read(image_in(self.folder, path), exif=self.exif), target
         except UnreadableImageError as error:
             raise UnreadableImageError(
                 f"{error}. czsl-sac check-data names every such image; "
@@ -75,6 +76,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         disk are known again by it.
         """
         digest = sha256(f"{self.transform!r} {self.exif}".encode())
+        if not isinstance(self.folder, Path):
+            digest.update(f"{self.folder.fingerprint()} {self.records}".encode())
+            return digest.hexdigest()
         for path, target in self.records:
             file = self.folder / path
             found = file.stat() if file.is_file() else None
@@ -86,10 +90,15 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Return a checksum of the images and labels: paths below the folder, sizes, targets."""
         digest = sha256()
         for path, target in self.records:
-            file = self.folder / path
-            size = file.stat().st_size if file.is_file() else None
+            size = _size(image_in(self.folder, path))
             digest.update(f"{path} {size} {target}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+
+def _size(image: Path | StoredImage) -> int | None:
+    if isinstance(image, StoredImage):
+        return len(image.data)
+    return image.stat().st_size if image.is_file() else None
 
 
 class PixelDataset(Dataset[tuple[Tensor, int]]):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from czsl_sac.data.protocol import SPLITS, SplitName
-from czsl_sac.data.words import some, visible
+from czsl_sac.data.stores import ImageStore
+from czsl_sac.words import some, visible
 
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
@@ -65,8 +66,8 @@ class Listing:
     """The images of a data set.
 
     Attributes:
-        source: the table, folder or metadata.
-        folder: what the images' paths are relative to.
+        source: the table, folder or metadata; for a store the name of the data set.
+        folder: what the images' paths are relative to, or the store that has them by name.
         entries: images with a whole label.
         problems: faults of the source.
         pair_lists: the standard layout's lists of compositions, with repeats; None where the
@@ -74,7 +75,7 @@ class Listing:
     """
 
     source: Path
-    folder: Path
+    folder: Path | ImageStore
     entries: Sequence[Entry]
     problems: Sequence[Problem] = field(default_factory=list)
     pair_lists: "Mapping[SplitName, Sequence[Pair]] | None" = None

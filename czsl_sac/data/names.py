@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import ftfy
 
-from czsl_sac.data.words import some, visible
+from czsl_sac.words import some, visible
 
 if TYPE_CHECKING:
     from czsl_sac.space import Pair

@@ -12,8 +12,8 @@ from czsl_sac.checks import check_choice
 from czsl_sac.data.counts import TAB7_COUNTS
 from czsl_sac.data.sources.paths import outside
 from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS, read_records
-from czsl_sac.data.words import counted, some, visible
 from czsl_sac.files import write_bytes
+from czsl_sac.words import counted, some, visible
 
 __all__ = ["prepare"]
 

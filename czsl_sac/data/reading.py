@@ -1,5 +1,6 @@
 """Image files to RGB pixels: right for every depth, upright if asked, refused by name otherwise."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from czsl_sac.checks import check_choice
-from czsl_sac.data.words import visible
+from czsl_sac.data.stores import StoredImage
+from czsl_sac.words import visible
 
 __all__ = [
     "MAX_MEGAPIXELS",
@@ -50,11 +52,11 @@ class UnreadableImageError(ValueError):
         self.reason = reason
 
 
-def read_image(path: Path, *, exif: Exif = "follow") -> Image.Image:
+def read_image(path: Path | StoredImage, *, exif: Exif = "follow") -> Image.Image:
     """Return an image file as RGB, all of it decoded.
 
     Args:
-        path: the file, of any format that Pillow reads, whatever its suffix.
+        path: the file, of any format that Pillow reads, whatever its suffix; or its content.
         exif: turn the image as its EXIF orientation says, or leave the pixels as they are stored.
 
     Raises:
@@ -73,11 +75,11 @@ def read_image(path: Path, *, exif: Exif = "follow") -> Image.Image:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path | StoredImage) -> Iterator[Image.Image]:
     """Open an image file; what goes wrong with it, now or while it is used, is told by its path.
 
     Args:
-        path: the file.
+        path: the file, or its content.
 
     Yields:
         The image, its header read and its size within `MAX_MEGAPIXELS`, not yet decoded.
@@ -87,7 +89,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             integers or floating point, whose black and white are not known.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.data)) as image:
             if image.width * image.height > MAX_MEGAPIXELS * 1e6:
                 raise Image.DecompressionBombError
             if bits_of(image) == 32:
@@ -139,9 +141,9 @@ class _UnknownRangeError(Exception):
     """Pixels whose black and white are not known."""
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, path: Path | StoredImage) -> str:
     """Tell what is wrong with a file, as it follows "PATH is"."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and isinstance(path, Path):
         return f"missing{_elsewhere(path)}"
     if isinstance(error, IsADirectoryError):
         return "a folder, not an image"
@@ -156,7 +158,8 @@ def _reason(error: Exception, path: Path) -> str:
     elif "\0" in str(path):
         text = "its path holds a NUL character"
     elif isinstance(error, UnidentifiedImageError):
-        text = "empty" if path.stat().st_size == 0 else "of no known format"
+        size = path.stat().st_size if isinstance(path, Path) else len(path.data)
+        text = "of no known format" if size else "empty"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror.lower()
     return f"no readable image ({text})"

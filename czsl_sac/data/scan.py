@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from czsl_sac.data.near_duplicates import THUMBNAIL_BYTES, difference_hash, thumbnail
 from czsl_sac.data.reading import UnreadableImageError, bits_of, opened, rgb
+from czsl_sac.data.stores import ImageStore, StoredImage, image_in
 
 __all__ = ["ImageFacts", "hashes_of", "scan_images"]
 
@@ -41,7 +42,7 @@ class ImageFacts:
 
 
 def scan_images(
-    folder: Path,
+    folder: Path | ImageStore,
     paths: Sequence[str],
     *,
     decode: bool = True,
@@ -51,7 +52,7 @@ def scan_images(
     """Look at image files, several at a time, behind a progress bar.
 
     Args:
-        folder: what the paths are relative to.
+        folder: what the paths are relative to, or the store that has images by name.
         paths: the files; one that comes twice is looked at once.
         decode: decode every image, which finds those that are cut short; without, only the
             header is read.
@@ -78,10 +79,10 @@ def hashes_of(facts: Sequence[ImageFacts]) -> tuple[NDArray[np.uint64], NDArray[
     return hashes, thumbnails.reshape(len(facts), THUMBNAIL_BYTES)
 
 
-def _look(folder: Path, path: str, decode: bool, hashes: bool) -> ImageFacts:
-    file = folder / path
+def _look(folder: Path | ImageStore, path: str, decode: bool, hashes: bool) -> ImageFacts:
+    file = image_in(folder, path)
     try:
-        digest = hashlib.sha256(file.read_bytes()).digest() if hashes else None
+        digest = hashlib.sha256(_content(file)).digest() if hashes else None
     except (OSError, ValueError):
         digest = None  # reading the image says what is wrong
     try:
@@ -100,3 +101,7 @@ def _look(folder: Path, path: str, decode: bool, hashes: bool) -> ImageFacts:
         hash=difference_hash(picture),
         thumbnail=thumbnail(picture),
     )
+
+
+def _content(file: Path | StoredImage) -> bytes:
+    return file.data if isinstance(file, StoredImage) else file.read_bytes()

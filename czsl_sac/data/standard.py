@@ -8,7 +8,7 @@ from czsl_sac.data.image_data import ImageData
 from czsl_sac.data.reading import Exif, OnBadImage
 from czsl_sac.data.sources.standard import is_standard_layout, read_standard_layout
 from czsl_sac.data.transforms import ImageReader
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["StandardLayout", "is_standard_layout"]
 

@@ -1,24 +1,26 @@
-"""Images of one's own, from a table or from a folder with a split."""
+"""Images of one's own, from a table, a folder with a split, or a Hugging Face data set."""
 
 from pathlib import Path
 
 from czsl_sac.data.image_data import ImageData
 from czsl_sac.data.reading import Exif, OnBadImage
+from czsl_sac.data.sources.hub import HubSource, read_hub
 from czsl_sac.data.sources.read import read_listing
 from czsl_sac.data.transforms import ImageReader
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["ImageTable"]
 
 
 class ImageTable(ImageData):
-    """A data set from a CSV or Parquet table with the columns image, attribute, object and split.
+    """A data set from a table with image, attribute, object and split of each image.
 
     Seen are the compositions of the rows of the training split; the compositions of another split
     are those of its own rows.
 
     Args:
-        source: the table, or a folder in which `czsl-sac split` wrote its `split.csv`.
+        source: the CSV or Parquet table, a folder in which `czsl-sac split` wrote its `split.csv`,
+            or a Hugging Face data set.
         image_size: height and width after cropping; take the backbone's.
         mean: subtracted from each colour of an image in [0, 1]; take the backbone's.
         std: what each colour is divided by afterwards; take the backbone's.
@@ -30,12 +32,12 @@ class ImageTable(ImageData):
     Raises:
         FileNotFoundError: there is nothing at `source`.
         ValueError: the table has a fault, or images have no split.
-        ImportError: a Parquet table, and no pyarrow is installed.
+        ImportError: a Parquet table and no pyarrow, or a Hugging Face data set and no `datasets`.
     """
 
     def __init__(
         self,
-        source: Path,
+        source: Path | HubSource,
         *,
         image_size: int,
         mean: tuple[float, float, float],
@@ -44,18 +46,23 @@ class ImageTable(ImageData):
         exif: Exif = "follow",
         image_reader: ImageReader = "pil",
     ) -> None:
-        source = Path(source)
-        listing = read_listing(source)
+        hub = isinstance(source, HubSource)
+        listing = read_hub(source) if isinstance(source, HubSource) else read_listing(source)
         listing.require_sound()
         if not listing.has_splits:
+            told = visible(listing.source)
+            remedy = (
+                "write a table, and pass it as --data-root, or name a --split-column."
+                if hub
+                else "decide, or add a column split to a table."
+            )
             raise ValueError(
-                f"{visible(source)} does not say which images are for training, validation and "
-                f"test: let czsl-sac split {visible(source)} decide, or add a column split to a "
-                "table."
+                f"{told} does not say which images are for training, validation and test: let "
+                f"czsl-sac split {told} {remedy}"
             )
         super().__init__(
             listing,
-            name=source.resolve().name if source.is_dir() else source.stem,
+            name=_name(source),
             image_size=image_size,
             mean=mean,
             std=std,
@@ -63,3 +70,9 @@ class ImageTable(ImageData):
             exif=exif,
             image_reader=image_reader,
         )
+
+
+def _name(source: Path | HubSource) -> str:
+    if isinstance(source, HubSource):
+        return source.name
+    return Path(source).resolve().name if Path(source).is_dir() else Path(source).stem

@@ -20,6 +20,7 @@ from torch import Tensor
 from czsl_sac.checks import check_choice
 from czsl_sac.data.distortion import distort
 from czsl_sac.data.reading import Exif, read_image
+from czsl_sac.data.stores import StoredImage
 
 __all__ = ["ImageReader", "ImageTransform"]
 
@@ -75,11 +76,11 @@ class ImageTransform:
         if self.draws_in_reading:
             _ = self._published_distortion
 
-    def read(self, path: Path, *, exif: Exif = "follow") -> Tensor:
+    def read(self, path: Path | StoredImage, *, exif: Exif = "follow") -> Tensor:
         """Return the pixels of an image file, `[3, image_size, image_size]` uint8.
 
         Args:
-            path: the file, of any format that Pillow reads.
+            path: the file, of any format that Pillow reads, or its content.
             exif: turn the image as its EXIF orientation says, or leave it as stored.
 
         Raises:

@@ -1,7 +1,7 @@
 """Studies written out: CSV with every measurement, a Markdown table in the paper's form."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 from scipy import stats
@@ -131,6 +131,26 @@ def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) ->
     commands = "\n".join(command(config, setting) for config in configs)
     made = f"Made by `{again(study, setting)}`; its runs:"
     return f"{said}\n{text}\n\n{made}\n\n```bash\n{commands}\n```\n"
+
+
+def gathered(pages: Mapping[str, str], pictures: Collection[str], setting: Setting) -> str:
+    """Return all studies as one page, without the commands of their runs.
+
+    Args:
+        pages: what `markdown` returned, by study.
+        pictures: studies that have one.
+        setting: on what they were measured.
+    """
+    parts = [f"# Every table and figure on {setting.dataset}\n"]
+    for name, page in pages.items():
+        told, _, rest = page.partition("\nMade by ")
+        file = setting.page(name).name
+        picture = f"![{name}]({file}.png)\n\n" if name in pictures else ""
+        made = rest.partition("; its runs:")[0]
+        parts.append(
+            f"#{told}\n{picture}Made by {made}; every seed is in [{file}.csv]({file}.csv).\n"
+        )
+    return "\n".join(parts)
 
 
 def _published(measurement: Measurement, dataset: str) -> str:

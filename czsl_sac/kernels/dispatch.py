@@ -148,7 +148,7 @@ def _takes_reference(tokens: Tensor, text: Tensor, impl: str) -> bool:
             "forward-mode differentiation: the plain expression alone has these derivatives."
         )
     # an exported program is to serve every size, not those on one side of the threshold
-    if impl != "auto" or _exports():
+    if impl != "auto" or is_exporting():
         return False
     with_gradients = torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad)
     similarities = tokens.shape[0] * tokens.shape[1] * text.shape[-2]
@@ -167,6 +167,6 @@ def _has_other_derivatives(*inputs: Tensor) -> bool:
     )
 
 
-def _exports() -> bool:
+def is_exporting() -> bool:
     """Say whether `torch.export` traces this call; before torch 2.7 there is no telling."""
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()

@@ -3,7 +3,8 @@
 A method declares its parts; the loop, the evaluator and the checkpoints are the same for all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -41,23 +42,36 @@ class ParameterGroup(NamedTuple):
 class CZSLMethod(nn.Module):
     """Base of all methods.
 
-    A subclass names its `Options`, sets `aligner`, and implements `build`, `predictor` and, if it
-    is trained, `forward` (the losses). The other methods are hooks of the one training loop.
+    A subclass names its `Options`, sets `aligner` in `make_parts`, and implements `predictor` and,
+    if it is trained, `forward` (the losses). The other methods are hooks of the one training loop.
 
     Args:
         backbone: CLIP, already adapted (LoRA, adapters) and with `requires_grad` set.
         space: its attributes and objects define the primitives; its seen compositions are the
             classes of training.
+        options: of the method, an instance of its `Options`; None takes their defaults.
+        **changes: options by name, changed.
 
     Raises:
-        ValueError: no composition of the space is seen.
+        ValueError: no composition of the space is seen, or an option is out of its range.
     """
 
     Options: ClassVar[type[MethodOptions]]
     """Its options, which also say what it is called and what it reads of an image."""
 
+    options: Any
+    """Those that it was made with."""
+
     stages: tuple[str, ...] = ("train",)
     """Names of the training loops that follow each other; empty for a method without training."""
+
+    steps_differ: ClassVar[bool] = False
+    """Whether the losses of a stage use other parameters in one step than in the next; several
+    processes then look for the unused ones in every step, which takes time."""
+
+    memories_merge: ClassVar[bool] = False
+    """Whether `fill_memory` may see a part of the training images in each of several processes,
+    since `merge_memories` puts together what they remember."""
 
     aligner: Aligner
     """How tokens and texts of compositions are compared."""
@@ -65,7 +79,13 @@ class CZSLMethod(nn.Module):
     seen_pairs: Tensor
     seen_position: Tensor
 
-    def __init__(self, backbone: CLIPBackbone, space: CompositionSpace) -> None:
+    def __init__(
+        self,
+        backbone: CLIPBackbone,
+        space: CompositionSpace,
+        options: MethodOptions | None = None,
+        **changes: Any,
+    ) -> None:
         super().__init__()
         if not bool(space.seen_mask.any()):
             raise ValueError(
@@ -79,17 +99,24 @@ class CZSLMethod(nn.Module):
         # Both follow from the space, which the run's configuration holds: not in the state.
         self.register_buffer("seen_pairs", space.pair_indices[space.seen_mask], persistent=False)
         self.register_buffer("seen_position", position, persistent=False)
+        if options is None:
+            options = getattr(self, "Options", MethodOptions)()
+        self.options = replace(options, **changes) if changes else options
+        self.make_parts()
+
+    def make_parts(self) -> None:
+        """Make what `options` describe: alignment head, prompts, and all else that learns."""
 
     @classmethod
     def build(cls, options: Any, backbone: CLIPBackbone, space: CompositionSpace) -> "CZSLMethod":
-        """Return the method that options describe.
+        """Return the method that options describe; a run's method comes from here.
 
         Args:
             options: of this method, an instance of `Options`.
             backbone: CLIP, already adapted.
             space: attributes, objects and compositions.
         """
-        raise NotImplementedError
+        return cls(backbone, space, options)
 
     def encode(self, images: Tensor) -> Any:
         """Return what the method sees of images: the one door of training and prediction.
@@ -109,6 +136,9 @@ class CZSLMethod(nn.Module):
             images: `[B, 3, H, W]`, normalised.
             targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
             stage: one of `stages`.
+
+        Raises:
+            ValueError: a target is unseen.
         """
         raise NotImplementedError
 
@@ -180,6 +210,16 @@ class CZSLMethod(nn.Module):
     def memory_state(self) -> dict[str, Tensor]:
         """Return the state of that memory; empty where there is none."""
         return {}
+
+    def merge_memories(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Remember what processes do that each saw a part of the training images.
+
+        Called where `memories_merge`, in every process.
+
+        Args:
+            states: what `memory_state` returned in each, in the order of their parts.
+        """
+        raise NotImplementedError
 
     def load_memory_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `memory_state` returned.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from czsl_sac.checks import check_range
 from czsl_sac.schema import check_types
 
-__all__ = ["MethodOptions", "PromptOptions", "Published", "Reads", "Settings"]
+__all__ = ["MethodOptions", "PromptOptions", "Published", "Reads", "Settings", "WordOptions"]
 
 Reads: TypeAlias = Literal["class_token", "tokens", "states"]
 """What a method takes of an image: the class token, all tokens in the joint space, or the states
@@ -62,6 +62,10 @@ class MethodOptions:
     """Options that prediction may change after training."""
     memory: ClassVar[frozenset[str]] = frozenset()
     """Those of them that decide what the memory holds after training."""
+    looks_at: ClassVar[Reads | Literal["aligned"]] = "tokens"
+    """What the method takes of an image; "aligned": what its alignment looks at, and no more."""
+    questionnaire: ClassVar[str] = ""
+    """`MODULE:CLASS` of the `Questionnaire` that `czsl-sac describe` puts to a language model."""
 
     alignment: Literal["patch_max", "cls"] = "cls"
     """Sparse alignment (Eq. 1, 2), or the class token alone as most methods use."""
@@ -105,7 +109,9 @@ class MethodOptions:
     @property
     def reads(self) -> Reads:
         """What the method takes of an image."""
-        return "tokens"
+        if self.looks_at == "aligned":
+            return "class_token" if self.alignment == "cls" else "tokens"
+        return self.looks_at
 
     @property
     def is_transductive(self) -> bool:
@@ -114,18 +120,24 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
-class PromptOptions(MethodOptions):
-    """Learnable prompts: context words, and a vector for each attribute and object."""
+class WordOptions(MethodOptions):
+    """A prompt with a learned vector for each attribute and object."""
 
     template: str = "a photo of"
-    """Words that start the prompts' learnable context."""
+    """Words of the prompts' context; where it is learned, it starts from them."""
     prompt_dropout: float = 0.3
     """Dropout on attribute and object embeddings in training."""
-    train_context: bool = True
-    """Learn the context words of the prompts."""
-    train_primitives: bool = True
-    """Learn the attribute and object words of the prompts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("prompt_dropout", self.prompt_dropout, low=0, below=1)
+
+
+@dataclass(frozen=True)
+class PromptOptions(WordOptions):
+    """Learnable prompts: context words, and a vector for each attribute and object."""
+
+    train_context: bool = True
+    """Learn the context words of the prompts."""
+    train_primitives: bool = True
+    """Learn the attribute and object words of the prompts."""

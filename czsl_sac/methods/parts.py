@@ -1,9 +1,11 @@
 """Parts that several methods are made of, as their options describe them."""
 
+from typing import Any
+
 from czsl_sac.blocks.alignment import Aligner, build_aligner
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
-from czsl_sac.methods.options import MethodOptions, PromptOptions
+from czsl_sac.methods.options import MethodOptions
 from czsl_sac.space import CompositionSpace
 
 
@@ -31,7 +33,7 @@ def temperature_of(options: MethodOptions, backbone: CLIPBackbone) -> float:
 
 
 def soft_prompts(
-    options: PromptOptions,
+    options: Any,
     backbone: CLIPBackbone,
     space: CompositionSpace,
     *,
@@ -40,7 +42,7 @@ def soft_prompts(
     """Return the learnable prompts that options describe.
 
     Args:
-        options: of a method with prompts.
+        options: of a method with prompts: `WordOptions`, and what is learned.
         backbone: whose words they start from.
         space: attributes and objects.
         shared_context: one context for compositions, attributes and objects.

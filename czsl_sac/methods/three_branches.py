@@ -5,7 +5,7 @@ logit plus p(a) p(o).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
+from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.space import CompositionSpace
 
@@ -29,14 +30,27 @@ Branch: TypeAlias = Callable[[Tensor], Tensor]
 class ThreeBranches(CZSLMethod):
     """A method with a branch for compositions, one for attributes and one for objects.
 
-    A subclass sets `aligner`, `prompts` and `primitive_loss_weight`, and says in `branches` what
-    the texts are compared with. Where `encode` returns more than tokens, they are its `tokens`.
+    A subclass says in `branches` what the texts are compared with. Where `encode` returns more than
+    tokens, they are its `tokens`.
     """
 
     prompts: SoftPrompts
-    primitive_loss_weight: float
+    shared_context: ClassVar[bool] = False
+    """Whether the three prompts have one context."""
     composition_score: Literal["logit", "probability"] = "logit"
     """What of the composition a score takes: Troika's logit, or p(c)."""
+
+    def make_parts(self) -> None:
+        """Make the alignment head and the prompts."""
+        self.aligner = alignment_head(self.options, self.backbone)
+        self.prompts = soft_prompts(
+            self.options, self.backbone, self.space, shared_context=self.shared_context
+        )
+
+    @property
+    def primitive_loss_weight(self) -> float:
+        """Weight of the attribute's and the object's loss."""
+        return self.options.primitive_loss_weight
 
     def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit texts of `pairs` `[C, 2]` and of all attributes and objects."""
@@ -109,16 +123,8 @@ class ThreeBranches(CZSLMethod):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of the three branches and their weighted sum.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         texts = self.text_features(self.seen_pairs)
         return self.branch_losses(self.branch_logits(self.encode(images), texts), targets)
@@ -220,7 +226,7 @@ class MixedLogitsPredictor(BranchPredictor):
     """Scores (1 − w) l(a, o) + w (l(a) + l(o)), on logits, as HPL, RAPR and PLID do.
 
     Args:
-        method: whose branches they are; w is its `primitive_share`.
+        method: whose branches they are; w is their option `primitive_share`.
         space: the compositions to score.
     """
 
@@ -237,13 +243,13 @@ class MixedLogitsPredictor(BranchPredictor):
             self.texts[0].split(self.chunk_size), self.pairs.split(self.chunk_size), strict=True
         ):
             primitives = attribute[:, pairs[:, 0]] + object_[:, pairs[:, 1]]
-            yield torch.lerp(branches[0](text), primitives, self.method.primitive_share)
+            yield torch.lerp(branches[0](text), primitives, self.method.options.primitive_share)
 
 
 class MixedBranches(ThreeBranches):
     """A method of three branches whose logits are mixed, the primitives' with a share of w."""
 
-    primitive_share: float
+    shared_context = True
 
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space` by the mix of the three logits."""

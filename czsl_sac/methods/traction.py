@@ -124,11 +124,9 @@ class TractedBranches(ThreeBranches):
     Attributes:
         disentanglers: what attributes and objects see the tokens through, on every token that the
             alignment looks at; empty: they see them as they are.
-        chunk_size: compositions whose texts of a batch, `[B, chunk_size, D]`, are held at once.
     """
 
     disentanglers: nn.ModuleList
-    chunk_size: int
 
     def tractions(self, encoded: Any) -> list[Callable[[Tensor], Tensor]] | None:
         """Return what makes texts `[B, K, D]` of unit texts `[K, D]`, for each branch.
@@ -169,4 +167,4 @@ class TractedBranches(ThreeBranches):
     def _tracted_logits(
         self, view: Tensor, traction: Callable[[Tensor], Tensor], text: Tensor
     ) -> Tensor:
-        return align_in_chunks(self.aligner, view, traction, (text,), self.chunk_size)
+        return align_in_chunks(self.aligner, view, traction, (text,), self.options.chunk_size)

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TextIO
 
-from czsl_sac.data.words import visible
 from czsl_sac.predict.predictions import Prediction
+from czsl_sac.words import visible
 
 Format = Literal["table", "csv", "jsonl"]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from czsl_sac.data.words import visible
 from czsl_sac.files import write_atomically
 from czsl_sac.methods.base import CZSLMethod, Predictor
 from czsl_sac.pictures import colours
 from czsl_sac.predict.looks import Looks, look_at
+from czsl_sac.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,20 +63,14 @@ class HeatmapWriter:
         """
         if not paths:
             return []
-        space, backbone = self.predictor.space, self.method.backbone
         columns = (
             probabilities.argmax(dim=1)
             if column is None
             else torch.full((len(paths),), column, dtype=torch.int64)
         )
-        looks = look_at(self.method, self.predictor, images, columns)
-        shown = colours(images, mean=backbone.mean, std=backbone.std)
+        figures = draw_batch(self.method, self.predictor, images, probabilities, columns)
         written = []
-        for row, (path, index) in enumerate(zip(paths, columns.tolist(), strict=True)):
-            title = f"{' '.join(space.pairs[index])}: {100 * probabilities[row, index]:.1f} %"
-            if not space.seen_mask[index]:
-                title += " (unseen)"
-            figure = draw_looks(shown[row], looks, row, title)
+        for path, figure in zip(paths, figures, strict=True):
             target = self.folder / self._name(path)
             write_atomically(target, partial(figure.savefig, format="png"))
             written.append(target)
@@ -92,6 +86,35 @@ class HeatmapWriter:
             name = f"{stem}_heatmap_{number}.png"
         self._taken.add(name.lower())
         return name
+
+
+def draw_batch(
+    method: CZSLMethod,
+    predictor: Predictor,
+    images: Tensor,
+    probabilities: Tensor,
+    columns: Tensor,
+) -> "Iterator[Figure]":
+    """Draw where a method looked for one composition in each image.
+
+    Args:
+        method: in evaluation mode.
+        predictor: the method's, over the candidates.
+        images: `[B, 3, H, W]`, normalised.
+        probabilities: over the candidates, `[B, C]`.
+        columns: the compositions, `[B]`.
+
+    Yields:
+        The figure of each image, under the composition's name and probability.
+    """
+    space, backbone = predictor.space, method.backbone
+    looks = look_at(method, predictor, images, columns)
+    shown = colours(images, mean=backbone.mean, std=backbone.std)
+    for row, index in enumerate(columns.tolist()):
+        title = f"{' '.join(space.pairs[index])}: {100 * probabilities[row, index]:.1f} %"
+        if not space.seen_mask[index]:
+            title += " (unseen)"
+        yield draw_looks(shown[row], looks, row, title)
 
 
 def draw_looks(image: Tensor, looks: Looks, row: int, title: str) -> "Figure":

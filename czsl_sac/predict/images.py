@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from czsl_sac.data.reading import UnreadableImageError, read_image
 from czsl_sac.data.sources.paths import files_below
 from czsl_sac.data.transforms import ImageTransform
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 MAX_RATIO = 100
 """An image's longer side over its shorter one; above it, resizing would fill the memory."""

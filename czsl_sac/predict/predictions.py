@@ -55,12 +55,14 @@ class PredictedBatch(NamedTuple):
     Attributes:
         paths: of the images.
         images: `[B, 3, H, W]`, normalised, on the method's device.
+        scores: of the candidates, as an evaluator takes them, `[B, C]`, on the CPU.
         probabilities: over the candidates, `[B, C]`, on the CPU.
         unreadable: what is wrong with each file of this batch that is not among `paths`.
     """
 
     paths: list[Path]
     images: Tensor
+    scores: Tensor
     probabilities: Tensor
     unreadable: list[str]
 
@@ -109,13 +111,15 @@ def predict_files(
     ) as bar:
         for batch in loader:
             images = batch.images.to(session.device, non_blocking=True)
-            probabilities = torch.empty(0, len(predictor.space))
+            scores = probabilities = torch.empty(0, len(predictor.space))
             if batch.paths:
                 images = transform.finish(images)
                 with session.autocast():
                     scores = predictor(images)
                 probabilities = predictor.probabilities(scores).float().cpu()
-            yield PredictedBatch(batch.paths, images, probabilities, batch.unreadable)
+            yield PredictedBatch(
+                batch.paths, images, scores.float().cpu(), probabilities, batch.unreadable
+            )
             bar.update(len(batch.paths) + len(batch.unreadable))
 
 
@@ -135,7 +139,9 @@ def marginals(probabilities: Tensor, space: CompositionSpace) -> tuple[Tensor, T
         (tensor([[1.]]), tensor([[0.2500, 0.7500]]))
     """
     attribute, object_ = (
-        probabilities.new_zeros(len(probabilities), len(names)).index_add(1, index, probabilities)
+        probabilities.new_zeros(probabilities.shape[0], len(names)).index_add(
+            1, index, probabilities
+        )
         for index, names in zip(
             space.pair_indices.unbind(1), (space.attributes, space.objects), strict=True
         )

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from czsl_sac.data.words import counted
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
@@ -19,6 +18,7 @@ from czsl_sac.space import CompositionSpace
 from czsl_sac.training.build import image_reader
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.session import Session
+from czsl_sac.words import counted
 
 
 class ReadyToPredict(Protocol):

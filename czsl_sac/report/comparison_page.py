@@ -6,12 +6,12 @@ from dataclasses import replace
 from markupsafe import Markup
 from tabulate import tabulate
 
-from czsl_sac.data.words import visible
 from czsl_sac.evaluation.curve import Protocol
 from czsl_sac.evaluation.patch_shares import patch_notes
 from czsl_sac.report.comparison import Comparison, Interval, Row
 from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
+from czsl_sac.words import visible
 
 
 def render(comparison: Comparison, protocol: Protocol) -> str:

@@ -12,10 +12,10 @@ from markupsafe import Markup
 from torch import Tensor
 
 from czsl_sac._version import __version__
-from czsl_sac.data.words import counted, visible
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.report.plots import curve_series, line_plot
 from czsl_sac.space import CompositionSpace, Pair
+from czsl_sac.words import counted, visible
 
 METRICS = {
     "S": "seen",

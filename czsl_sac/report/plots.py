@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from czsl_sac.data.protocol import SplitName
-from czsl_sac.data.words import counted
 from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.report.run_report import RunReport
 from czsl_sac.report.scored import Scored, confusions, error_kinds, recalls
+from czsl_sac.words import counted
 
 CONFUSIONS = 15
 """Rows of the table of confusions."""

@@ -68,13 +68,12 @@ class Batches:
         prepare: Callable[[DataLoader], DataLoader] | None = None,
     ) -> None:
         self._device, self._generator = device, generator
-        self._pixels = pixels = _pixels_of(dataset)
-        if pixels is None:
+        dataset, self._pixels = _as_pixels(dataset)
+        if self._pixels is None:
             workers = num_workers or 0
         else:
             count = -(-len(dataset) // batch_size)
             workers = reading_processes(num_workers, batches=count, sharing=sharing)
-            dataset = Subset(pixels, dataset.indices) if isinstance(dataset, Subset) else pixels
         loader: DataLoader = DataLoader(
             cast(Dataset, dataset),
             batch_size=batch_size,
@@ -109,9 +108,15 @@ class Batches:
             yield finish(pixels), targets
 
 
-def _pixels_of(dataset: Any) -> PixelDataset | None:
-    whole = dataset.dataset if isinstance(dataset, Subset) else dataset
-    return PixelDataset(whole) if isinstance(whole, ImageDataset) else None
+def _as_pixels(dataset: Any) -> tuple[Any, PixelDataset | None]:
+    """Return what to read in place of a data set, and whose items that are, if of images."""
+    if isinstance(dataset, Subset):
+        whole, pixels = _as_pixels(dataset.dataset)
+        return Subset(whole, dataset.indices), pixels
+    if isinstance(dataset, ImageDataset):
+        pixels = PixelDataset(dataset)
+        return pixels, pixels
+    return dataset, None
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

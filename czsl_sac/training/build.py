@@ -99,7 +99,7 @@ def check_data_root(config: DataConfig) -> None:
         ValueError: the data set needs `data_root`.
         FileNotFoundError: there is nothing at `data_root`.
     """
-    if config.dataset == "scenes":
+    if config.dataset == "scenes" or (config.of_hub and config.data_root is None):
         return
     if config.data_root is None:
         raise ValueError(
@@ -142,7 +142,7 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
         "mean": backbone.mean,
         "std": backbone.std,
     }
-    if config.dataset == "scenes" or config.data_root is None:
+    if config.dataset == "scenes":
         return Scenes(
             clutter=config.clutter,
             context=config.context,
@@ -154,12 +154,23 @@ def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
             **look,
         )
     # These load pandas, which scenes do without.
+    from czsl_sac.data.sources.hub import HubSource
     from czsl_sac.data.standard import StandardLayout, is_standard_layout
     from czsl_sac.data.table import ImageTable
 
     look |= {"on_bad_image": config.on_bad_image, "image_reader": image_reader(config)}
     if config.exif is not None:
         look["exif"] = config.exif
+    if config.of_hub or config.data_root is None:
+        columns = (config.attribute_column or "", config.object_column or "")
+        source = HubSource(
+            config.dataset,
+            *columns,
+            image_column=config.image_column,
+            split_column=config.split_column,
+            table=config.data_root,
+        )
+        return ImageTable(source, **look)
     own = config.dataset == "files"
     if own and not is_standard_layout(config.data_root):
         return ImageTable(config.data_root, **look)

@@ -5,15 +5,19 @@ does, its unit or range, and where it comes from. The group `method` holds the o
 method is trained.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from czsl_sac.checks import check_range, suggestion
+from czsl_sac.checks import check_choice, check_range, suggestion
+from czsl_sac.data.sources.hub import HUB_PREFIX
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_options, reference
 from czsl_sac.methods.sac.options import SACOptions
-from czsl_sac.schema import check_types, from_json, to_json
+from czsl_sac.schema import check_types, from_json, to_json, typed
+
+_DATA_SETS = ("scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness", "files")
 
 __all__ = ["BackboneConfig", "DataConfig", "OptimConfig", "TrainConfig"]
 
@@ -22,12 +26,21 @@ __all__ = ["BackboneConfig", "DataConfig", "OptimConfig", "TrainConfig"]
 class DataConfig:
     """Which images to learn from."""
 
-    dataset: Literal["scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness", "files"] = (
-        "scenes"
-    )
-    """Data set; scenes are generated and need no files; "files" are images of your own."""
+    dataset: str = "scenes"
+    """Data set: scenes, which are generated and need no files; ut-zappos, mit-states, cgqa,
+    fruit-ripeness; files, which are images of your own; or hf:NAME, a Hugging Face data set in a
+    folder or on the hub."""
     data_root: Path | None = None
-    """Folder of the data set, or for files a CSV or Parquet table; not used by scenes."""
+    """Folder of the data set, or for files a CSV or Parquet table; for hf:NAME the table that
+    czsl-sac split wrote, if any; not used by scenes."""
+    attribute_column: str | None = None
+    """hf:NAME: column of the attributes, text or class labels."""
+    object_column: str | None = None
+    """hf:NAME: column of the objects, text or class labels."""
+    image_column: str | None = None
+    """hf:NAME: column of the images; None takes the only one."""
+    split_column: str | None = None
+    """hf:NAME: column that says train, val or test; None takes the data set's own splits."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A missing or damaged image: stop with its path, or open all images before training, name
     and count the bad ones and leave them out, of evaluation too."""
@@ -65,11 +78,24 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if not self.of_hub:
+            check_choice("dataset", self.dataset, (*_DATA_SETS, f"{HUB_PREFIX}NAME"))
+        elif self.attribute_column is None or self.object_column is None:
+            missing = "attribute_column" if self.attribute_column is None else "object_column"
+            raise ValueError(
+                f"{missing} is None but must be a column of {self.dataset}: name it with "
+                f"--{missing.replace('_', '-')}."
+            )
         check_range("num_workers", self.num_workers, low=0)
         check_range("clutter", self.clutter, low=0, high=1)
         check_range("context_objects", self.context_objects, low=0, high=8)
         for name in ("images_per_pair", "eval_images_per_pair"):
             check_range(name, getattr(self, name), low=1)
+
+    @property
+    def of_hub(self) -> bool:
+        """Whether the data set is a Hugging Face one."""
+        return self.dataset.startswith(HUB_PREFIX) and self.dataset != HUB_PREFIX
 
 
 @dataclass(frozen=True)
@@ -225,7 +251,7 @@ class TrainConfig:
             'train_backbone is "lora"'
         """
         of_scenes = self.data.dataset == "scenes"
-        idle = _FILES if of_scenes else _SCENES
+        idle = (*_FILES, *_HUB) if of_scenes else _SCENES if self.data.of_hub else (*_SCENES, *_HUB)
         found = dict.fromkeys(idle, f'dataset is "{self.data.dataset}"')
         for adapter, prefix in (("lora", "lora_"), ("adaptformer", "adapter_")):
             if self.backbone.train_backbone != adapter:
@@ -261,6 +287,45 @@ class TrainConfig:
                 f"{self.method.name}: {suggestion(name, known) or 'leave it out.'}"
             )
         return replace(self, **new)
+
+    def with_json(self, values: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration with some options changed to values of JSON types.
+
+        Args:
+            values: options by name, as `options` returns them.
+
+        Raises:
+            ValueError: an option is unknown, or a value does not fit.
+
+        Examples:
+            >>> config = TrainConfig().with_json({"lora_targets": ["q"], "condenser_lr": "None"})
+            >>> config.backbone.lora_targets, config.method.condenser_lr
+            (('q',), None)
+        """
+        annotations: dict[str, Any] = {}
+        for group in (self, self.data, self.backbone, self.method, self.optim):
+            annotations |= get_type_hints(type(group))
+        changes = {name: typed(value, annotations.get(name)) for name, value in values.items()}
+        return self.with_options(**changes)
+
+    def options(self) -> dict[str, Any]:
+        """Return the method and every option that something reads, by name, as JSON types.
+
+        Examples:
+            >>> options = TrainConfig(seed=1).options()
+            >>> options["beta"], options["seed"], "adapter_scale" in options
+            (0.5, 1, False)
+        """
+        values = self.to_dict()
+        found = {"method": values["method"].pop("method")}
+        for group in ("data", "backbone", "method", "optim"):
+            found |= values[group]
+        unread = self.unread()
+        return {
+            name: value
+            for name, value in {**found, "seed": self.seed}.items()
+            if name not in unread
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: one dictionary per group of options."""
@@ -309,3 +374,4 @@ _SCENES = (
     *("split_seed", "keep_images"),
 )
 _FILES = ("data_root", "on_bad_image", "exif", "image_reader")
+_HUB = ("attribute_column", "object_column", "image_column", "split_column")

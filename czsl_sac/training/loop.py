@@ -144,7 +144,7 @@ class _StageTrainer:
         )
         # Stepped once an epoch whatever the number of processes, so it is not prepared.
         self.scheduler = torch.optim.lr_scheduler.StepLR(optimizer, optim.lr_step, optim.lr_gamma)
-        self.wrapped, self.optimizer = session.accelerator.prepare(method, optimizer)
+        self.wrapped, self.optimizer = session.trainer(method, optimizer)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return the mean of each loss over its images, those of all processes."""

@@ -1,7 +1,6 @@
 """Train a run into its folder, or go on with one."""
 
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,10 @@ from time import perf_counter
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from czsl_sac.data import CZSLData, SplitName
+from czsl_sac.data.sources.hub import HUB_PREFIX
 from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method, check_data_root
@@ -21,6 +20,7 @@ from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import split_fingerprints
 from czsl_sac.training.loop import fit
+from czsl_sac.training.memory import fill_memory
 from czsl_sac.training.record import RunRecord
 from czsl_sac.training.run_folder import RunFolder
 from czsl_sac.training.scoring import evaluate_method
@@ -70,6 +70,7 @@ def train(
             trains there.
         FileNotFoundError: there is nothing to resume, or the data is not there.
         ValueError: the configuration, the data or a checkpoint does not fit.
+        ConnectionError: another of several processes has ended before its work was done.
     """
     start = perf_counter()
     folder = RunFolder(run_dir)
@@ -113,7 +114,8 @@ def train(
                 folder.derive(checkpoint)
             tqdm.write(_header(method, data, record, folder, session, checkpoint))
         data = cached(data, config, backbone, session)
-        return _train(method, data, record, folder, session, checkpoint, start)
+        with session.together(), session.sharing_texts(method.backbone.text):
+            return _train(method, data, record, folder, session, checkpoint, start)
 
 
 def _train(
@@ -128,8 +130,7 @@ def _train(
     """Train, then bring in line what follows from the best weights: memory and test result."""
     progress = fit(method, data, record.config, folder, session, checkpoint=checkpoint)
     method.eval()
-    with session.autocast():
-        method.fill_memory(_training_images(data, session))
+    fill_memory(method, lambda: data.split("train"), session)
     test = evaluate_method(method, data, "test", session)
     if session.is_main:
         folder.save_memory(method.memory_state(), progress.best)
@@ -143,12 +144,6 @@ def _train(
         perf_counter() - start,
         trained=True,
     )
-
-
-def _training_images(data: CZSLData, session: Session) -> Iterator[Tensor]:
-    """The training images; the split is opened when the first is asked for."""
-    for images, _ in session.batches(data.split("train"), "filling the memory"):
-        yield images
 
 
 def _header(
@@ -245,10 +240,13 @@ def _finished(
 def _absolute(config: TrainConfig) -> TrainConfig:
     """Return the configuration with paths that hold from any folder."""
     data = config.data
+    place = data.dataset.removeprefix(HUB_PREFIX)
+    local = data.of_hub and Path(place).is_dir()
     return replace(
         config,
         data=replace(
             data,
+            dataset=f"{HUB_PREFIX}{Path(place).resolve()}" if local else data.dataset,
             data_root=None if data.data_root is None else data.data_root.resolve(),
             feature_cache=None if data.feature_cache is None else data.feature_cache.resolve(),
         ),

@@ -269,6 +269,24 @@ class RunFolder:
         saved = self.load_checkpoint()
         return [] if saved is None else saved.progress.records
 
+    def epoch_of(self, checkpoint: Literal["best", "last"]) -> dict[str, Any] | None:
+        """Return the record of the epoch whose weights a checkpoint holds; None if there is none.
+
+        Args:
+            checkpoint: `"best"` by validation AUC, or `"last"`.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        saved = self.load_checkpoint()
+        if saved is None:
+            return None
+        progress = saved.progress
+        if checkpoint == "last":
+            return progress.records[-1] if progress.records else None
+        of_best = (r for r in progress.records if f"{r['stage']}:{r['epoch']}" == progress.best)
+        return next(of_best, None)
+
     def _identity(self) -> str:
         return self.read_record().identity if self.holds_run else ""
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -10,9 +10,12 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import parse_flag_from_env, send_to_device
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
+from czsl_sac.clip.processes import Processes
+from czsl_sac.clip.text_tower import TextTower
+from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.batches import Batches
 from czsl_sac.training.config import TrainConfig
 
@@ -50,12 +53,8 @@ class Session:
             precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "no"
         self.precision = precision
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        # A stage need not use every trainable parameter: the condenser is idle in Alg. 1's first
-        # loop.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(
-            mixed_precision=precision if precision in ("bf16", "fp16") else "no",
-            kwargs_handlers=[unused],
+            mixed_precision=precision if precision in ("bf16", "fp16") else "no"
         )
         self.batch_size, self.num_workers = batch_size, num_workers
 
@@ -134,13 +133,72 @@ class Session:
         share = -(-self.batch_size // self.accelerator.num_processes)
         return self.loader(dataset, batch_size=share, shared=True)
 
-    def batches(self, dataset: Dataset, description: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def trainer(self, method: CZSLMethod, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        """Return method and optimizer for the training of one stage by all processes.
+
+        Their batches come from `loader` with `shared=True`.
+
+        Args:
+            method: the steps of a stage may leave parameters idle, as the first loop of Alg. 1 does
+                the condenser; always the same ones, unless it says `steps_differ`.
+            optimizer: of the stage.
+        """
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(
+            static_graph=not method.steps_differ, find_unused_parameters=method.steps_differ
+        )
+        prepared: tuple[Any, Any] = self.accelerator.prepare(method, optimizer)
+        return prepared
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Say so where the exchange with another process fails because that one is gone.
+
+        Raises:
+            ConnectionError: another process has ended before its work was done.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            # What gloo raises has no class of its own.
+            if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+                raise
+            count = self.accelerator.num_processes
+            raise ConnectionError(
+                f"another of the {count} processes has ended but must take part until the end: "
+                "see what ended it, then start them again, a training with --resume."
+            ) from error
+
+    @contextmanager
+    def sharing_texts(self, tower: TextTower) -> Iterator[None]:
+        """Let the processes share out the prompts of a tower, which all then have to encode alike.
+
+        Args:
+            tower: of the method that all of them run.
+        """
+        before = tower.processes
+        accelerator = self.accelerator
+        tower.processes = Processes(accelerator.process_index, accelerator.num_processes)
+        try:
+            yield
+        finally:
+            tower.processes = before
+
+    def batches(
+        self, dataset: Dataset, description: str, *, own: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and targets in their order, on the device; every process sees all.
 
         Args:
             dataset: of images and targets.
             description: what is being done, for the bar.
+            own: of all batches yield those of this process alone, a run of successive ones.
         """
+        if own:
+            batches = -(-len(dataset) // self.batch_size)  # type: ignore[arg-type]
+            accelerator = self.accelerator
+            part = Processes(accelerator.process_index, accelerator.num_processes).part(batches)
+            last = min(part.stop * self.batch_size, len(dataset))  # type: ignore[arg-type]
+            dataset = Subset(dataset, range(part.start * self.batch_size, last))
         yield from self.bar(self.loader(dataset), description)
 
     @property

@@ -1,13 +1,10 @@
 """A run that was trained: its method, ready to predict, and what it can be asked."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-
-from torch import Tensor
 
 from czsl_sac.clip import CLIPBackbone
 from czsl_sac.data import CZSLData
@@ -18,6 +15,7 @@ from czsl_sac.training.build import build_backbone, build_data, build_method
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import check_splits
+from czsl_sac.training.memory import fill_memory
 from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
 from czsl_sac.training.record import RunRecord
 from czsl_sac.training.run_folder import MEMORY, RunFolder, naming
@@ -94,12 +92,12 @@ class TrainedRun:
         options = config.method
         same = all(getattr(options, n) == getattr(record.config.method, n) for n in options.memory)
         memory = folder.load_memory(weights.tag) if same and checkpoint == "best" else None
-        with session.autocast():
-            if memory:
-                with naming(folder.path / MEMORY):
-                    method.load_memory_state(memory)
-            else:
-                method.fill_memory(run._training_images())
+        if memory:
+            with session.autocast(), naming(folder.path / MEMORY):
+                method.load_memory_state(memory)
+        else:
+            with session.sharing_texts(backbone.text):
+                fill_memory(method, lambda: run.data.split("train"), session)
         return run
 
     @cached_property
@@ -127,16 +125,11 @@ class TrainedRun:
             protocol: `"exact"` or `"legacy"`.
             open_world: how to evaluate in the open world; None: the closed world.
         """
-        if open_world is None:
-            return evaluate_method(self.method, self.data, split, self.session, protocol=protocol)
-        return evaluate_open_world(
-            self.method, self.data, split, self.session, open_world, protocol=protocol
-        )
-
-    def _training_images(self) -> Iterator[Tensor]:
-        """The training images; the data set is opened when the first is asked for."""
-        for images, _ in self.session.batches(self.data.split("train"), "filling the memory"):
-            yield images
+        method, data, session = self.method, self.data, self.session
+        with session.together(), session.sharing_texts(method.backbone.text):
+            if open_world is None:
+                return evaluate_method(method, data, split, session, protocol=protocol)
+            return evaluate_open_world(method, data, split, session, open_world, protocol=protocol)
 
 
 def changed(config: TrainConfig, *, data_root: Path | None = None, **changes: Any) -> TrainConfig:

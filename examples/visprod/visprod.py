@@ -34,18 +34,9 @@ class VisProd(CZSLMethod):
 
     Options = VisProdOptions
 
-    def __init__(self, backbone, space, *, aligner, prompts):
-        super().__init__(backbone, space)
-        self.aligner, self.prompts = aligner, prompts
-
-    @classmethod
-    def build(cls, options, backbone, space):
-        return cls(
-            backbone,
-            space,
-            aligner=alignment_head(options, backbone),
-            prompts=soft_prompts(options, backbone, space),
-        )
+    def make_parts(self):
+        self.aligner = alignment_head(self.options, self.backbone)
+        self.prompts = soft_prompts(self.options, self.backbone, self.space)
 
     def texts(self):
         return self.prompts.attributes(), self.prompts.objects()  # [A, D], [O, D]

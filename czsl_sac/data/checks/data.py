@@ -13,6 +13,7 @@ from czsl_sac.data.listing import NO_IMAGE, Listing, Problem
 from czsl_sac.data.near_duplicates import MAX_DISTANCE
 from czsl_sac.data.protocol import SplitName
 from czsl_sac.data.scan import scan_images
+from czsl_sac.data.sources.hub import HubSource, read_hub
 from czsl_sac.data.sources.read import read_listing
 from czsl_sac.data.sources.standard import is_standard_layout, read_standard_layout
 from czsl_sac.data.splitting.listing import check_splittable
@@ -44,7 +45,7 @@ class CheckedData:
 
 
 def check_data(
-    source: Path,
+    source: Path | HubSource,
     *,
     name: str | None = None,
     decode: bool = True,
@@ -54,8 +55,8 @@ def check_data(
     """Look for everything that can be wrong with a data set.
 
     Args:
-        source: a folder in the standard layout, a folder of folders `attribute_object`, or a CSV
-            or Parquet table.
+        source: a folder in the standard layout, a folder of folders `attribute_object`, a CSV or
+            Parquet table, or a Hugging Face data set.
         name: of a data set whose counts Tab. 7 gives; None takes the folder's name.
         decode: decode every image; without, truncated images and near-duplicates stay unfound.
         max_distance: differing bits up to which two images can be near-duplicates; None leaves
@@ -64,12 +65,14 @@ def check_data(
 
     Raises:
         FileNotFoundError: there is nothing at `source`.
-        ValueError: a table that cannot be read at all.
-        ImportError: a Parquet table, and no pyarrow is installed.
+        ValueError: a table or Hugging Face data set that cannot be read at all.
+        ImportError: a Parquet table and no pyarrow, or a Hugging Face data set and no `datasets`.
     """
     problems: list[Problem] = []
     errors: list[Exception] = []
-    if is_standard_layout(source):
+    if isinstance(source, HubSource):
+        listing = read_hub(source)
+    elif is_standard_layout(source):
         listing, errors = read_standard_layout(source)
         unreadable = [str(error) for error in errors]
         problems += [Problem("unreadable files of the layout", unreadable, "Fetch them again.")]
@@ -86,7 +89,7 @@ def check_data(
     problems += check_files(listing, facts)
     if not listing.entries:
         told = errors or any(problem.spoils for problem in listing.problems)
-        problems += [Problem("no image found", [] if told else [str(source)], NO_IMAGE)]
+        problems += [Problem("no image found", [] if told else [str(listing.source)], NO_IMAGE)]
     elif pairs:
         problems += check_coverage(listing)
         problems += check_overlap(listing.entries, facts, max_distance)

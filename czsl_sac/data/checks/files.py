@@ -17,6 +17,7 @@ def check_files(listing: Listing, facts: Sequence[ImageFacts]) -> Iterator[Probl
         listing: the images.
         facts: what a scan found out about each of them.
     """
+    named = isinstance(listing.folder, Path)  # the images of a store have no suffixes
     yield Problem(
         "images missing or damaged",
         [f"{fact.path} ({fact.problem})" for fact in facts if fact.problem],
@@ -34,7 +35,9 @@ def check_files(listing: Listing, facts: Sequence[ImageFacts]) -> Iterator[Probl
         [
             f"{fact.path} (holds {fact.format})"
             for fact in facts
-            if fact.format and IMAGE_SUFFIXES.get(Path(fact.path).suffix.lower()) != fact.format
+            if named
+            and fact.format
+            and IMAGE_SUFFIXES.get(Path(fact.path).suffix.lower()) != fact.format
         ],
         "They are read by their content all the same; rename them for other programs.",
         spoils=False,
@@ -65,6 +68,8 @@ def check_files(listing: Listing, facts: Sequence[ImageFacts]) -> Iterator[Probl
 def _files(listing: Listing) -> list[str]:
     """Files of an image folder; for a table, those beside its images, wherever it may stand."""
     root = listing.folder
+    if not isinstance(root, Path):
+        return []
     if listing.source.is_dir() or listing.pair_lists is not None:
         return [path.relative_to(root).as_posix() for path in files_below(root)]
     folders = {PurePosixPath(entry.image).parent for entry in listing.entries}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from czsl_sac.data.listing import Listing, Problem
 from czsl_sac.data.names import read_alike
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["check_names"]
 

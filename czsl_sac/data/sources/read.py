@@ -5,7 +5,7 @@ from pathlib import Path
 from czsl_sac.data.listing import Listing
 from czsl_sac.data.sources.folders import read_folders
 from czsl_sac.data.sources.standard import is_standard_layout
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["SPLIT_TABLE", "read_listing"]
 

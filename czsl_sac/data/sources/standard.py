@@ -14,7 +14,7 @@ from czsl_sac.data.listing import Entry, Listing, Problem
 from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.sources.paths import locate, outside
 from czsl_sac.data.sources.text import read_text, unknown_split
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
@@ -113,8 +113,10 @@ def read_standard_layout(root: Path) -> tuple[Listing, list[Exception]]:
 def read_pairs(path: Path) -> "list[Pair]":
     """Return the pairs of a list, in its order, with repeats: one attribute and object a line.
 
+    A space parts the two or, in the lists of VAW-CZSL, whose names hold spaces, a plus sign.
+
     Args:
-        path: text file.
+        path: text file; if most of its lines have one plus sign, these part the names.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -126,14 +128,16 @@ def read_pairs(path: Path) -> "list[Pair]":
             f"{PAIR_LISTS}/"
         )
     pairs = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        words = line.split()
-        if not words:
+    lines = read_text(path).splitlines()
+    plus = 2 * sum(line.count("+") == 1 for line in lines) > len(lines)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-        if len(words) != 2:
+        words = [word.strip() for word in line.split("+" if plus else None)]
+        if len(words) != 2 or not all(words):
             raise ValueError(
                 f"{visible(path)}, line {number} is {line!r} but must be an attribute and an "
-                "object, separated by a space."
+                f"object, separated by {'a plus sign' if plus else 'a space'}."
             )
         pairs.append((words[0], words[1]))
     if not pairs:

@@ -9,7 +9,7 @@ from czsl_sac.data.listing import Entry, Listing, Problem
 from czsl_sac.data.protocol import SPLITS
 from czsl_sac.data.sources.paths import locate, outside
 from czsl_sac.data.sources.text import read_text, unknown_split
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["read_table"]
 

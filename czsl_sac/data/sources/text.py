@@ -5,7 +5,7 @@ from pathlib import Path
 
 from czsl_sac.checks import suggestion
 from czsl_sac.data.protocol import SPLITS
-from czsl_sac.data.words import visible
+from czsl_sac.words import visible
 
 __all__ = ["read_text", "unknown_split"]
 

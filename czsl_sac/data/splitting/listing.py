@@ -17,8 +17,9 @@ from czsl_sac.data.near_duplicates import MAX_DISTANCE, group_near_duplicates
 from czsl_sac.data.reading import OnBadImage
 from czsl_sac.data.scan import ImageFacts, hashes_of, scan_images
 from czsl_sac.data.splitting.natural import SplitShares, choose_unseen, natural_split
-from czsl_sac.data.words import counted, some, visible
+from czsl_sac.data.stores import ImageStore
 from czsl_sac.files import write_atomically
+from czsl_sac.words import counted, some, visible
 
 __all__ = ["MadeSplit", "check_splittable", "split_listing", "write_split"]
 
@@ -181,7 +182,8 @@ def write_split(made: MadeSplit, path: Path) -> None:
 
     Args:
         made: the split.
-        path: the table; the images' paths in it are relative to its folder.
+        path: the table; the images' paths in it are relative to its folder, and those of a store
+            are its names.
 
     Raises:
         OSError: the table cannot be written.
@@ -200,6 +202,8 @@ def _groups(facts: Sequence[ImageFacts], max_distance: int | None) -> list[int]:
     return groups
 
 
-def _row(entry: Entry, images: Path, folder: Path) -> tuple[str, str, str, str | None]:
-    path = Path(os.path.relpath(images / entry.image, folder)).as_posix()
+def _row(entry: Entry, images: Path | ImageStore, folder: Path) -> tuple[str, str, str, str | None]:
+    path = entry.image
+    if isinstance(images, Path):
+        path = Path(os.path.relpath(images / path, folder)).as_posix()
     return (path, *entry.pair, entry.split)

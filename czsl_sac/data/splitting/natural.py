@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from czsl_sac.data.protocol import SplitName
-from czsl_sac.data.words import counted, some
+from czsl_sac.words import counted, some
 
 if TYPE_CHECKING:
     from czsl_sac.space import Pair

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.clip.adapters.serial import with_blocks
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prefix_tree import FixedPrompts
 from czsl_sac.functional.losses import alignment_loss, base_loss
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
@@ -39,26 +37,12 @@ class CAILA(CZSLMethod):
     the states of both as one sequence from `fusion_layer` on, with the mixture of all adapters. A
     text runs with the adapters of its kind; a composition's feature is the mean of its own, its
     attribute's and its object's. The composition alone is scored at test. Attention and MLPs of
-    CLIP stay frozen.
+    CLIP stay frozen; its layer norms and projections are set to learn here, as the options say.
 
-    Args:
-        backbone: CLIP; its layer norms and projections are set to learn here, as options say.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: `"cls"` (Eq. 1, as published), `"patch_max"` (Eq. 2), or an alignment head. The
-            composition's tokens are the means of the two streams' tokens at each position, which
-            for the class token is the published feature.
-        template: words before the names in every prompt.
-        concept_reduction: how many times narrower an adapter's hidden layer is than the tower.
-        fusion_layer: first vision layer of the mixture, from 0; None takes the middle.
-        concept_shift: probability that an image gets its attribute or object from another image
-            of its batch.
-        image_dropout: dropout on the composition's unit image feature, drawn once for all tokens
-            of an image; the logit is scaled by the norm that it leaves to the class token, so that
-            for that token it is dropout after the normalisation, as published.
-        primitive_scale: start of the attribute's and the object's logit scale, in 1/τ.
-        train_norms: whether the layer norms of both towers learn.
-        train_projections: whether both projections to the joint space learn.
-        train_words: whether the embeddings of the names' words learn.
+    With `alignment="patch_max"` the composition's tokens are the means of the two streams' tokens
+    at each position, which for the class token is the published feature. Dropout on an image's
+    feature is drawn once for all of its tokens; the logit is scaled by the norm that it leaves to
+    the class token, so that for that token it is dropout after the normalisation, as published.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -70,80 +54,45 @@ class CAILA(CZSLMethod):
     """
 
     Options = CAILAOptions
+    options: CAILAOptions
     seen_index: Tensor
 
-    @classmethod
-    def build(
-        cls, options: CAILAOptions, backbone: CLIPBackbone, space: CompositionSpace
-    ) -> "CAILA":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(
-            backbone,
-            space,
-            alignment=alignment_head(options, backbone),
-            template=options.template,
-            concept_reduction=options.concept_reduction,
-            fusion_layer=options.fusion_layer,
-            concept_shift=options.concept_shift,
-            image_dropout=options.image_dropout,
-            primitive_scale=options.primitive_scale,
-            train_norms=options.train_norms,
-            train_projections=options.train_projections,
-            train_words=options.train_words,
-        )
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        template: str = "a photo of a",
-        concept_reduction: int = 4,
-        fusion_layer: int | None = None,
-        concept_shift: float = 0.1,
-        image_dropout: float = 0.5,
-        primitive_scale: float = 20.0,
-        train_norms: bool = True,
-        train_projections: bool = True,
-        train_words: bool = True,
-    ) -> None:
-        super().__init__(backbone, space)
-        self.aligner = build_aligner(alignment, backbone.temperature)
+    def make_parts(self) -> None:
+        """Make prompts, adapters and scales, and set what of CLIP itself learns."""
+        options, backbone, space = self.options, self.backbone, self.space
+        self.aligner = alignment_head(options, backbone)
         self.prompts = HardPrompts(
             backbone.text,
             backbone.tokenizer,
             space.attributes,
             space.objects,
-            template=template,
-            train_words=train_words,
+            template=options.template,
+            train_words=options.train_words,
         )
         activation, transformer = backbone.config.activation, backbone.text.transformer
         self.vision = ConceptAdapters(
             backbone.visual,
             activation=activation,
-            fusion_layer=fusion_layer,
-            reduction=concept_reduction,
+            fusion_layer=options.fusion_layer,
+            reduction=options.concept_reduction,
         )
         layers, width = len(transformer.resblocks), transformer.width
         self.text_composition, self.text_attribute, self.text_object = (
-            AdapterSet(layers, width, concept_reduction, activation) for _ in range(3)
+            AdapterSet(layers, width, options.concept_reduction, activation) for _ in range(3)
         )
-        scales = [0.0, log(primitive_scale), log(primitive_scale)]
-        self.log_scales = nn.Parameter(torch.tensor(scales))
-        self.concept_shift = concept_shift
-        self.image_dropout = image_dropout
+        scale = log(options.primitive_scale)
+        self.log_scales = nn.Parameter(torch.tensor([0.0, scale, scale]))
         index = torch.full((len(space.attributes), len(space.objects)), -1)
         index[self.seen_pairs[:, 0], self.seen_pairs[:, 1]] = torch.arange(len(self.seen_pairs))
         self.register_buffer("seen_index", index, persistent=False)
         self._attribute_prompts = self.prompts.attributes()
         self._object_prompts = self.prompts.objects()
         self._seen_prompts = self.prompts.compositions(self.seen_pairs)
-        if train_norms:
+        if options.train_norms:
             for part in backbone.modules():
                 if isinstance(part, nn.LayerNorm):
                     part.requires_grad_(True)
-        if train_projections:
+        if options.train_projections:
             backbone.visual.proj.requires_grad_(True)
             backbone.text.text_projection.requires_grad_(True)
 
@@ -172,18 +121,9 @@ class CAILA(CZSLMethod):
         return _Texts(mean, attribute, object_)
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
-        """Return the cross-entropies of composition, attribute and object, and their sum.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
-        Raises:
-            ValueError: a target is unseen.
-        """
+        """Return the cross-entropies of composition, attribute and object, and their sum."""
         pairs = self.seen_pairs[self.seen_targets(targets)]
-        shift = self.concept_shift if self.training else 0.0
+        shift = self.options.concept_shift if self.training else 0.0
         donors = draw_donors(pairs, self.seen_index >= 0, shift)
         pairs = torch.stack([pairs[donors.attribute, 0], pairs[donors.object, 1]], dim=1)
         attribute = self.vision.stream(images, "attribute").of(donors.attribute)
@@ -214,7 +154,7 @@ class CAILA(CZSLMethod):
         return _CAILAPredictor(self, space)
 
     def _logits_with_dropout(self, tokens: Tensor, text: Tensor) -> Tensor:
-        mask = F.dropout(torch.ones_like(tokens[:, :1]), self.image_dropout, self.training)
+        mask = F.dropout(torch.ones_like(tokens[:, :1]), self.options.image_dropout, self.training)
         kept = F.normalize(tokens, dim=-1) * mask
         return self.aligner(kept, text) * kept[:, 0].norm(dim=-1, keepdim=True)
 

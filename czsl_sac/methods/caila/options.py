@@ -1,10 +1,10 @@
 """Options of CAILA, and its published settings per data set."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import MethodOptions, Published, Reads, Settings
+from czsl_sac.methods.options import MethodOptions, Published, Settings
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "none",  # the method itself adds what learns
@@ -35,12 +35,13 @@ class CAILAOptions(MethodOptions):
         },
     }
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "none", "lr": 1e-3, "image_dropout": 0.1},
+        "scenes": {"train_backbone": "none", "lr": 5e-4, "image_dropout": 0.1},
         "ut-zappos": {**_PUBLISHED, "lr": 2e-5, "batch_size": 32, "image_dropout": 0.1},
         "mit-states": {**_PUBLISHED, "lr": 1e-5, "batch_size": 16},
         "cgqa": {**_PUBLISHED, "lr": 1e-5, "batch_size": 16},
         "fruit-ripeness": {"image_dropout": 0.1},
     }
+    looks_at: ClassVar[Literal["states"]] = "states"
 
     template: str = "a photo of a"
     """Words before the names in every prompt, fixed."""
@@ -68,8 +69,3 @@ class CAILAOptions(MethodOptions):
         check_range("concept_shift", self.concept_shift, low=0, high=1)
         check_range("image_dropout", self.image_dropout, low=0, below=1)
         check_range("primitive_scale", self.primitive_scale, above=0)
-
-    @property
-    def reads(self) -> Reads:
-        """Its adapters are inside the tower."""
-        return "states"

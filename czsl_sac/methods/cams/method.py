@@ -8,15 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from czsl_sac.checks import check_range
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.functional.alignment import feature_similarity
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.cams.latent_units import LatentUnits, UnitSpaces
 from czsl_sac.methods.cams.options import CAMSOptions
-from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.three_branches import Branch, ThreeBranches
-from czsl_sac.space import CompositionSpace
 
 __all__ = ["CAMS", "CAMSFeatures"]
 
@@ -50,11 +47,6 @@ class CAMS(ThreeBranches):
     `alignment="patch_max"` changes the global branch, where the class token meets texts; the
     units' features are one vector an image and stay as they are.
 
-    Args:
-        backbone: CLIP with adapters, all else frozen.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        options: of the method; None takes the defaults.
-
     Raises:
         ValueError: the tower has fewer layers than the options ask for.
 
@@ -68,27 +60,17 @@ class CAMS(ThreeBranches):
     """
 
     Options = CAMSOptions
+    options: CAMSOptions
 
-    @classmethod
-    def build(cls, options: CAMSOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "CAMS":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(backbone, space, options)
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        options: CAMSOptions | None = None,
-    ) -> None:
-        super().__init__(backbone, space)
-        options = options or CAMSOptions()
-        width, layers = backbone.config.vision_width, backbone.config.vision_layers
+    def make_parts(self) -> None:
+        """Make prompts, units and the three spaces."""
+        super().make_parts()
+        options, config = self.options, self.backbone.config
+        width, layers = config.vision_width, config.vision_layers
         usual = max(1, layers // 3)
         count = usual if options.extraction_layers is None else options.extraction_layers
         check_range("extraction_layers", count, low=1, high=layers)
         self.extraction_layers = range(layers - count, layers)
-        self.aligner = alignment_head(options, backbone)
-        self.prompts = soft_prompts(options, backbone, space)
         self.units = LatentUnits(
             options.latent_units,
             width,
@@ -98,15 +80,13 @@ class CAMS(ThreeBranches):
         self.spaces = UnitSpaces(
             CAMSFeatures._fields[1:],
             width,
-            backbone.embed_dim,
+            self.backbone.embed_dim,
             dropout=options.attention_dropout,
             feature_dropout=options.unit_dropout,
         )
         # 1/τ and not τ is learned: a step of Adam moves 100 by little and 0.01 by much.
         scale = 1.0 / torch.as_tensor(self.aligner.temperature, dtype=torch.float32)
         self.scale = nn.Parameter(scale, requires_grad=options.train_temperature)
-        self.global_share = options.global_share
-        self.primitive_loss_weight = options.primitive_loss_weight
 
     def encode(self, images: Tensor) -> CAMSFeatures:
         """Return the tokens, and what the three spaces take of the units.
@@ -129,16 +109,8 @@ class CAMS(ThreeBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of the units' three spaces and of the global branch.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object`, `global` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         text, *primitives = self.text_features(self.seen_pairs)
         encoded = self.encode(images)
@@ -152,7 +124,7 @@ class CAMS(ThreeBranches):
 
     def _mixed_logits(self, encoded: CAMSFeatures, text: Tensor) -> Tensor:
         units = self._unit_logits(encoded.composition, text)
-        return torch.lerp(units, self._global_logits(encoded, text), self.global_share)
+        return torch.lerp(units, self._global_logits(encoded, text), self.options.global_share)
 
     def _global_logits(self, encoded: CAMSFeatures, text: Tensor) -> Tensor:
         return at_least_float32(self.aligner.similarity(encoded.tokens, text)) * self.scale

@@ -1,10 +1,10 @@
 """Options of CAMS, and its published settings per data set."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Reads, Settings
+from czsl_sac.methods.options import PromptOptions, Settings
 
 _PUBLISHED: dict[str, Any] = {"train_backbone": "adaptformer", "epochs": 15, "batch_size": 64}
 
@@ -21,7 +21,7 @@ class CAMSOptions(PromptOptions):
         "scenes": {
             "train_backbone": "adaptformer",
             "adapter_layers": (2, 3),
-            "lr": 2e-3,
+            "lr": 1e-3,
             "prompt_dropout": 0.1,
             "latent_units": 8,
             "extraction_layers": 2,
@@ -51,6 +51,7 @@ class CAMSOptions(PromptOptions):
         "fruit-ripeness": {"prompt_dropout": 0.1, "latent_units": 8, "extraction_layers": 2},
     }
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {"global_share"}
+    looks_at: ClassVar[Literal["states"]] = "states"
 
     latent_units: int = 32
     """Latent units, learned queries that gather from the vision layers."""
@@ -76,8 +77,3 @@ class CAMSOptions(PromptOptions):
         check_range("attention_dropout", self.attention_dropout, low=0, below=1)
         check_range("global_share", self.global_share, low=0, high=1)
         check_range("primitive_loss_weight", self.primitive_loss_weight, low=0)
-
-    @property
-    def reads(self) -> Reads:
-        """What the units look at."""
-        return "states"

@@ -1,28 +1,23 @@
 """CDS-CZSL: attributes that say more of their object are preferred."""
 
 from functools import partial
-from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, ClassTokenAligner, build_aligner
-from czsl_sac.checks import check_choice, check_range
+from czsl_sac.blocks.alignment import ClassTokenAligner
+from czsl_sac.checks import check_range
 from czsl_sac.clip.adapters.adaptformer import AdaptFormer
-from czsl_sac.clip.backbone import CLIPBackbone
-from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.losses import composition_probabilities
 from czsl_sac.methods.base import Predictor, primitive_indices
 from czsl_sac.methods.cds_czsl.diversity import AttributeDiversity, object_diversity
 from czsl_sac.methods.cds_czsl.options import CDSCZSLOptions
 from czsl_sac.methods.cds_czsl.specificity import (
     AttributeDenoiser,
-    Denoise,
     SpecificityLearner,
     ranking_loss,
 )
-from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.three_branches import Branch, BranchPredictor, ThreeBranches
 from czsl_sac.space import CompositionSpace
 
@@ -36,28 +31,6 @@ class CDSCZSL(ThreeBranches):
     Compositional Zero-Shot Learning" (CVPR 2024), made from its abstract and introduction: its
     equations could not be read, and there is no public code. CLIP is frozen.
 
-    Args:
-        backbone: CLIP.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: `"cls"` (Eq. 1), `"patch_max"` (Eq. 2) in all branches, or an alignment head.
-        prompts: three sets of prompts; None makes them from the backbone's own words, with dropout
-            of 0.3.
-        branch_reduction: how many times narrower than the joint space the adapters of attribute
-            and object are.
-        branch_dropout: dropout inside them.
-        denoiser: how the object is taken out of the attribute's view, `"gate"`, `"projection"` or
-            `"none"`.
-        num_clusters: k, clusters of a batch that an attribute's diversity is measured on; None
-            takes the number of objects it is seen with instead.
-        diversity_momentum: of the moving average over batches.
-        refinement: γ, weight of log g(a, o) beside the attribute's logit.
-        specificity_margin: m of the ranking loss.
-        specificity_loss_weight: weight of the ranking loss.
-        primitive_loss_weight: weight of the attribute's and the object's loss.
-
-    Raises:
-        ValueError: an option is unknown or out of range.
-
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
@@ -68,71 +41,30 @@ class CDSCZSL(ThreeBranches):
     """
 
     Options = CDSCZSLOptions
+    options: CDSCZSLOptions
 
-    @classmethod
-    def build(
-        cls, options: CDSCZSLOptions, backbone: CLIPBackbone, space: CompositionSpace
-    ) -> "CDSCZSL":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(
-            backbone,
-            space,
-            alignment=alignment_head(options, backbone),
-            prompts=soft_prompts(options, backbone, space),
-            branch_reduction=options.branch_reduction,
-            branch_dropout=options.branch_dropout,
-            denoiser=options.denoiser,
-            num_clusters=options.clusters if options.diversity == "clusters" else None,
-            diversity_momentum=options.diversity_momentum,
-            refinement=options.refinement,
-            specificity_margin=options.specificity_margin,
-            specificity_loss_weight=options.specificity_loss_weight,
-            primitive_loss_weight=options.primitive_loss_weight,
-        )
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        prompts: SoftPrompts | None = None,
-        branch_reduction: int = 4,
-        branch_dropout: float = 0.1,
-        denoiser: Denoise = "gate",
-        num_clusters: int | None = 10,
-        diversity_momentum: float = 0.9,
-        refinement: float = 0.5,
-        specificity_margin: float = 0.1,
-        specificity_loss_weight: float = 0.1,
-        primitive_loss_weight: float = 1.0,
-    ) -> None:
-        super().__init__(backbone, space)
-        check_choice("denoiser", denoiser, get_args(Denoise))
-        dim = backbone.embed_dim
-        check_range("branch_reduction", branch_reduction, low=1, high=dim)
-        self.aligner = build_aligner(alignment, backbone.temperature)
-        self.prompts = prompts or SoftPrompts(
-            backbone.text, backbone.tokenizer, space.attributes, space.objects, dropout=0.3
-        )
+    def make_parts(self) -> None:
+        """Make prompts, the adapters of attribute and object, and what says how they relate."""
+        super().make_parts()
+        options, dim, count = self.options, self.backbone.embed_dim, len(self.space.attributes)
+        check_range("branch_reduction", options.branch_reduction, low=1, high=dim)
+        bottleneck, dropout = dim // options.branch_reduction, options.branch_dropout
         self.adapters = nn.ModuleList(
-            AdaptFormer(dim, bottleneck=dim // branch_reduction, scale=1.0, dropout=branch_dropout)
+            AdaptFormer(dim, bottleneck=bottleneck, scale=1.0, dropout=dropout)
             for _ in ("attribute", "object")
         )
-        self.denoiser = AttributeDenoiser(dim, denoiser)
+        self.denoiser = AttributeDenoiser(dim, options.denoiser)
         self.specificity = SpecificityLearner(dim)
+        self.learns_diversity = options.diversity == "clusters"
         self.diversity = AttributeDiversity(
-            len(space.attributes), num_clusters=num_clusters or 0, momentum=diversity_momentum
+            count,
+            num_clusters=options.clusters if self.learns_diversity else 0,
+            momentum=options.diversity_momentum,
         )
-        self.learns_diversity = num_clusters is not None
         if not self.learns_diversity:
-            known = object_diversity(self.seen_pairs, len(space.attributes))
+            known = object_diversity(self.seen_pairs, count)
             self.diversity.diversity.copy_(known)
             self.diversity.is_known.copy_(known > 0)
-        self.refinement = refinement
-        self.specificity_margin = specificity_margin
-        self.specificity_loss_weight = specificity_loss_weight
-        self.primitive_loss_weight = primitive_loss_weight
 
     def views(self, tokens: Tensor) -> list[Tensor]:
         """Return what composition, attribute and object are compared with, `[B, T, D]` each."""
@@ -150,16 +82,8 @@ class CDSCZSL(ThreeBranches):
 
         The attribute's logits are refined by its specificity for the true object.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object`, `specificity` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         views, texts = self.views(self.encode(images)), self.text_features(self.seen_pairs)
         _, attribute, object_ = self.branch_targets(targets)
@@ -167,16 +91,16 @@ class CDSCZSL(ThreeBranches):
             self.diversity.update(views[2][:, 0], attribute)
         logits = [self.aligner(view, text) for view, text in zip(views, texts, strict=True)]
         log_specificity = self.specificity(texts[1], texts[2][object_])  # [A, B]
-        logits[1] = logits[1] + self.refinement * log_specificity.mT
+        logits[1] = logits[1] + self.options.refinement * log_specificity.mT
         losses = self.branch_losses(logits, targets)
         losses["specificity"] = ranking_loss(
             log_specificity.exp(),
             self.diversity.diversity,
             self.diversity.is_known,
-            margin=self.specificity_margin,
+            margin=self.options.specificity_margin,
         )
-        losses["total"] = losses["total"] + self.specificity_loss_weight * losses["specificity"]
-        return losses
+        ranked = self.options.specificity_loss_weight * losses["specificity"]
+        return losses | {"total": losses["total"] + ranked}
 
     def log_specificity(self, attributes: Tensor, objects: Tensor) -> Tensor:
         """Return log g of all attributes `[A, D]` with all objects `[O, D]`, `[A, O]`."""
@@ -210,5 +134,5 @@ class _CDSPredictor(BranchPredictor):
         """Return p(a), refined by the specificity expected over p(o), and p(o)."""
         object_ = composition_probabilities(branches[2](self.texts[2]), 1.0)
         expected = F.linear(object_, self.log_specificity.to(object_.dtype))
-        logits = branches[1](self.texts[1]) + self.method.refinement * expected
+        logits = branches[1](self.texts[1]) + self.method.options.refinement * expected
         return composition_probabilities(logits, 1.0), object_

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Reads, Settings
+from czsl_sac.methods.options import PromptOptions, Published, Settings
 
 _NONE: dict[str, Any] = {"train_backbone": "none"}
 
@@ -30,7 +30,7 @@ class CDSCZSLOptions(PromptOptions):
         },
     }
     settings: ClassVar[Settings] = {
-        "scenes": {**_NONE, "lr": 2e-3, "prompt_dropout": 0.1},
+        "scenes": {**_NONE, "lr": 1e-3, "prompt_dropout": 0.1},
         "ut-zappos": {**_NONE, "lr": 5e-4, "batch_size": 128},
         "mit-states": {**_NONE, "lr": 1e-4},
         # 16 images a batch rarely show one of 413 attributes twice, which clusters ask for.
@@ -38,6 +38,7 @@ class CDSCZSLOptions(PromptOptions):
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {"refinement"}
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
 
     branch_reduction: int = 4
     """How many times narrower than the joint space the adapters of attribute and object are."""
@@ -78,8 +79,3 @@ class CDSCZSLOptions(PromptOptions):
             return super().unread()
         names = ("clusters", "diversity_momentum")
         return super().unread() | dict.fromkeys(names, 'diversity is "objects"')
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"

@@ -9,15 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from czsl_sac.blocks.alignment import ClassTokenAligner
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.functional.independence import hsic
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.methods.cluspro.options import ClusProOptions
 from czsl_sac.methods.disentangler import Disentangler
-from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.prototypes import PrimitivePrototypes
 from czsl_sac.methods.three_branches import Branch, ThreeBranches
-from czsl_sac.space import CompositionSpace
 
 __all__ = ["ClusPro"]
 
@@ -47,11 +44,6 @@ class ClusPro(ThreeBranches):
     With `alignment="patch_max"` the adapters run on every token and the best one meets each text;
     one token an image is clustered, see `clustered`.
 
-    Args:
-        backbone: CLIP with adapters, all else frozen.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        options: of the method; None takes the defaults.
-
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
@@ -62,25 +54,12 @@ class ClusPro(ThreeBranches):
     """
 
     Options = ClusProOptions
+    options: ClusProOptions
 
-    @classmethod
-    def build(
-        cls, options: ClusProOptions, backbone: CLIPBackbone, space: CompositionSpace
-    ) -> "ClusPro":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(backbone, space, options)
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        options: ClusProOptions | None = None,
-    ) -> None:
-        super().__init__(backbone, space)
-        options = options or ClusProOptions()
-        dim = backbone.embed_dim
-        self.aligner = alignment_head(options, backbone)
-        self.prompts = soft_prompts(options, backbone, space)
+    def make_parts(self) -> None:
+        """Make prompts, the adapters of attribute and object, and the prototypes."""
+        super().make_parts()
+        options, dim = self.options, self.backbone.embed_dim
         self.adapters = nn.ModuleList(Disentangler(dim) for _ in ("attribute", "object"))
         self.second_adapters = nn.ModuleList()
         if options.second_adapter:
@@ -95,13 +74,8 @@ class ClusPro(ThreeBranches):
                 coherence=options.coherence,
                 entropy=options.transport_entropy,
             )
-            for names in (space.attributes, space.objects)
+            for names in (self.space.attributes, self.space.objects)
         )
-        self.clusters_winner = options.clustered == "winner"
-        self.contrast_weight = options.contrast_weight
-        self.contrast_temperature = options.contrast_temperature
-        self.decorrelation_weight = options.decorrelation_weight
-        self.primitive_loss_weight = options.primitive_loss_weight
         self.composition_score = options.composition_score
         self._to_absorb: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -131,16 +105,8 @@ class ClusPro(ThreeBranches):
 
         In training mode the features of this batch move the prototypes in `after_step`.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object`, `contrast`, `decorrelation` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         texts = self.text_features(self.seen_pairs)
         tokens = self.encode(images)
@@ -151,7 +117,8 @@ class ClusPro(ThreeBranches):
         labels = self.branch_targets(targets)[1:]
         own_texts = [text[label] for text, label in zip(texts[1:], labels, strict=True)]
         contrast, decorrelation = self._prototype_losses(views, labels, own_texts)
-        added = self.contrast_weight * contrast + self.decorrelation_weight * decorrelation
+        options = self.options
+        added = options.contrast_weight * contrast + options.decorrelation_weight * decorrelation
         return {
             **losses,
             "contrast": contrast,
@@ -185,7 +152,7 @@ class ClusPro(ThreeBranches):
         if self.training:
             self._to_absorb = batches
         contrast = sum(
-            alignment_loss(f @ candidates.mT, p, temperature=self.contrast_temperature)
+            alignment_loss(f @ candidates.mT, p, temperature=self.options.contrast_temperature)
             for f, p in zip(features, positives, strict=True)
         )
         (attribute, object_), (of_attribute, of_object) = features, positives
@@ -210,7 +177,9 @@ class ClusPro(ThreeBranches):
 
     def _of_image(self, view: PrimitiveView, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token of each image that is clustered, in both spaces, `[B, D]` each."""
-        winners = self.aligner.winners(view.compared, text) if self.clusters_winner else None
+        winners = None
+        if self.options.clustered == "winner":
+            winners = self.aligner.winners(view.compared, text)
         if winners is None:
             return view.clustered[:, 0], view.compared[:, 0]
         images = torch.arange(len(winners), device=winners.device)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Reads, Settings
+from czsl_sac.methods.options import PromptOptions, Published, Settings
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "adaptformer",
@@ -37,13 +37,14 @@ class ClusProOptions(PromptOptions):
     # Learning rate, weight decay and epochs are the paper's; batch sizes and dropout, of which it
     # says nothing, the released configurations'.
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "adaptformer", "lr": 4e-3, "prompt_dropout": 0.1},
+        "scenes": {"train_backbone": "adaptformer", "lr": 8e-3, "prompt_dropout": 0.1},
         "ut-zappos": {**_PUBLISHED, "batch_size": 128},
         "mit-states": {**_PUBLISHED, "batch_size": 64},
         "cgqa": {**_PUBLISHED, "batch_size": 16, "prompt_dropout": 0.0},
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {"composition_score"}
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
 
     prototypes: int = 5
     """Prototypes K of each attribute and each object."""
@@ -92,8 +93,3 @@ class ClusProOptions(PromptOptions):
         if self.assignment == "nearest":
             found["transport_entropy"] = 'assignment is "nearest"'
         return found
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"

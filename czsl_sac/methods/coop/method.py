@@ -9,7 +9,7 @@ class CoOp(PromptTuning):
 
     Zhou et al., "Learning to Prompt for Vision-Language Models" (IJCV 2022), in the form in which
     the CSP paper compares with it: the context starts at the words of the template, a name of
-    several tokens is their mean. The arguments are those of `PromptTuning`.
+    several tokens is their mean.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -20,4 +20,3 @@ class CoOp(PromptTuning):
     """
 
     Options = CoOpOptions
-    trains_context, trains_primitives = True, False

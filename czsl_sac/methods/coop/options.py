@@ -1,10 +1,10 @@
 """Options of CoOp; its settings are CSP's, which compares with it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from czsl_sac.methods.csp.options import PUBLISHED
-from czsl_sac.methods.options import MethodOptions, Published, Reads, Settings
+from czsl_sac.methods.options import MethodOptions, Published, Settings
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,10 @@ class CoOpOptions(MethodOptions):
         "mit-states": {**PUBLISHED, "lr": 5e-5},
         "cgqa": {**PUBLISHED, "lr": 5e-5},
     }
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
+    train_context: ClassVar[bool] = True
+    train_primitives: ClassVar[bool] = False
+    prompt_dropout: ClassVar[float] = 0.0
 
     template: str = "a photo of"
     """Words that the context starts from, any number."""
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"

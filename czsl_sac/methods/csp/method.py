@@ -8,8 +8,7 @@ class CSP(PromptTuning):
     """One learned vector per attribute and object, in a fixed prompt.
 
     Nayak et al., "Learning to Compose Soft Prompts for Compositional Zero-Shot Learning"
-    (ICLR 2023). A vector starts at the mean embedding of its name's tokens. The arguments are
-    those of `PromptTuning`.
+    (ICLR 2023). A vector starts at the mean embedding of its name's tokens.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -20,4 +19,3 @@ class CSP(PromptTuning):
     """
 
     Options = CSPOptions
-    trains_context, trains_primitives = False, True

@@ -1,10 +1,9 @@
 """Options of CSP, and its published settings per data set; those for C-GQA are MIT-States'."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
-from czsl_sac.methods.options import MethodOptions, Published, Reads, Settings
+from czsl_sac.methods.options import Published, Settings, WordOptions
 
 PUBLISHED: dict[str, Any] = {
     "train_backbone": "none",
@@ -16,7 +15,7 @@ PUBLISHED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class CSPOptions(MethodOptions):
+class CSPOptions(WordOptions):
     """One learned vector per attribute and object, in a fixed prompt."""
 
     name: ClassVar[str] = "csp"
@@ -42,17 +41,6 @@ class CSPOptions(MethodOptions):
         "cgqa": {**PUBLISHED, "lr": 5e-5},
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
-
-    template: str = "a photo of"
-    """Words of the prompt, fixed."""
-    prompt_dropout: float = 0.3
-    """Dropout on attribute and object embeddings in training."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("prompt_dropout", self.prompt_dropout, low=0, below=1)
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
+    train_context: ClassVar[bool] = False
+    train_primitives: ClassVar[bool] = True

@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
-from czsl_sac.clip.backbone import CLIPBackbone
-from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.methods.dfsp.options import DFSPOptions
-from czsl_sac.methods.dfsp.text_image_fusion import Fusion, TextImageFusion
+from czsl_sac.methods.dfsp.text_image_fusion import TextImageFusion
 from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.space import CompositionSpace
@@ -71,25 +68,6 @@ class DFSP(CZSLMethod):
     attend to each other, so that scores depend on the batch; here an image meets the prompts
     alone. And prompts end with their end-of-text token: there is no padding to attend to.
 
-    Args:
-        backbone: CLIP.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: `"cls"` (Eq. 1, as published), `"patch_max"` (Eq. 2), or an alignment head. It
-            looks at all tokens of the fused image.
-        fusion: `"txt2img"` or `"img2txt"`.
-        prompts: θ_c, and vectors of attributes and objects; None makes them from the backbone's
-            own words, with DFSP's dropout of 0.3.
-        residual_weight: share of the unfused features in the fused ones.
-        primitive_loss_weight: weight of the attribute's and the object's loss.
-        prompt_loss_weight: weight of the loss before the fusion.
-        num_layers: blocks of self-attention on either side of the fusion.
-        fusion_dropout: dropout in the fusion.
-        chunk_size: with `"img2txt"`, compositions whose texts of this batch,
-            `[B, chunk_size, D]`, are held at once.
-
-    Raises:
-        ValueError: an option is unknown or out of range.
-
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world(
@@ -104,47 +82,17 @@ class DFSP(CZSLMethod):
     """
 
     Options = DFSPOptions
+    options: DFSPOptions
+    residual_weight = 0.8
+    """Share of the unfused features in the fused ones."""
+    prompt_loss_weight = 0.1
+    """Weight of the loss before the fusion."""
 
-    @classmethod
-    def build(cls, options: DFSPOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "DFSP":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(
-            backbone,
-            space,
-            alignment=alignment_head(options, backbone),
-            fusion=options.fusion,
-            prompts=soft_prompts(options, backbone, space, shared_context=True),
-            primitive_loss_weight=options.primitive_loss_weight,
-            chunk_size=options.chunk_size,
-        )
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        fusion: Fusion = "txt2img",
-        prompts: SoftPrompts | None = None,
-        residual_weight: float = 0.8,
-        primitive_loss_weight: float = 0.01,
-        prompt_loss_weight: float = 0.1,
-        num_layers: int = 1,
-        fusion_dropout: float = 0.3,
-        chunk_size: int = 128,
-    ) -> None:
-        super().__init__(backbone, space)
-        if not 0.0 <= residual_weight <= 1.0:
-            raise ValueError(f"residual_weight is {residual_weight} but must lie in [0, 1].")
-        self.aligner = build_aligner(alignment, backbone.temperature)
-        self.prompts = prompts or SoftPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
-            dropout=0.3,
-            shared_context=True,
-        )
+    def make_parts(self) -> None:
+        """Make prompts and fusion."""
+        options, backbone, space = self.options, self.backbone, self.space
+        self.aligner = alignment_head(options, backbone)
+        self.prompts = soft_prompts(options, backbone, space, shared_context=True)
         self._num_primitives = len(space.attributes) + len(space.objects)
         config = backbone.config
         with torch.no_grad():
@@ -155,33 +103,32 @@ class DFSP(CZSLMethod):
             config.num_patches + 1,
             prompt_length=prompt_length,
             num_primitives=self._num_primitives,
-            fusion=fusion,
-            num_layers=num_layers,
-            dropout=fusion_dropout,
+            fusion=options.fusion,
+            num_layers=1,
+            dropout=0.3,
         )
-        self.residual_weight = residual_weight
-        self.primitive_loss_weight = primitive_loss_weight
-        self.prompt_loss_weight = prompt_loss_weight
-        self.chunk_size = chunk_size
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the states of the vision tower, `[B, T, vision_width]`."""
         return self.backbone.visual.states(images)
 
     def decomposed_text(self, pairs: Tensor) -> DecomposedText:
-        """Encode the prompts of `pairs` `[C, 2]`, in the text tower's chunks."""
+        """Encode the prompts of `pairs` `[C, 2]`, in the text tower's chunks, by its processes."""
         length = self.prompts.context.shape[1] + 4  # start, context, attribute, object, end
         chunk_size = self.backbone.text.prompts_at_once(length)
+        processes = self.backbone.text.processes.enough_for(len(pairs))
+        part = processes.part(len(pairs))
+        own = slice(part.start, part.stop)
         embedded: Iterable[Tensor]
         if self.training:  # one draw of the dropout for all
-            embedded = self.prompts.embed_compositions(pairs).split(chunk_size)
+            embedded = self.prompts.embed_compositions(pairs)[own].split(chunk_size)
         else:
-            embedded = (self.prompts.embed_compositions(c) for c in pairs.split(chunk_size))
+            embedded = (self.prompts.embed_compositions(c) for c in pairs[own].split(chunk_size))
         primitives = self._primitives(pairs)
-        recompute = torch.is_grad_enabled() and len(pairs) > chunk_size
+        recompute = torch.is_grad_enabled() and len(part) > chunk_size
         features, fused = [], []
-        sums: Tensor | float = 0.0
-        for chunk in zip(embedded, primitives.split(chunk_size), strict=True):
+        sums = torch.zeros((), device=pairs.device)
+        for chunk in zip(embedded, primitives[own].split(chunk_size), strict=True):
             if recompute:
                 encoded = checkpoint(self._encode_chunk, *chunk, use_reentrant=False)
             else:
@@ -189,12 +136,13 @@ class DFSP(CZSLMethod):
             features.append(encoded[0])
             fused.append(encoded[1])
             sums = sums + encoded[2]
+        rows = torch.arange(part.start, part.stop, device=pairs.device)
         counts = torch.bincount(primitives.flatten(), minlength=self._num_primitives)
         return DecomposedText(
             pairs,
-            torch.cat(features),
-            torch.cat(fused),
-            sums / counts.clamp(min=1)[:, None, None],
+            processes.join(torch.cat(features), rows, len(pairs)),
+            processes.join(torch.cat(fused), rows, len(pairs)),
+            processes.sum(sums) / counts.clamp(min=1)[:, None, None],
         )
 
     def fuse(self, states: Tensor, text: DecomposedText) -> FusedImages:
@@ -224,7 +172,7 @@ class DFSP(CZSLMethod):
         compositions = (text.features, self._primitives(text.pairs))
         condition = partial(self._conditioned, images.primitives)
         return align_in_chunks(
-            self.aligner, images.tokens, condition, compositions, self.chunk_size
+            self.aligner, images.tokens, condition, compositions, self.options.chunk_size
         )
 
     def fused_text(self, images: FusedImages, text: DecomposedText, columns: Tensor) -> Tensor:
@@ -244,18 +192,10 @@ class DFSP(CZSLMethod):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the four losses and their weighted sum.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars: `composition` (after the fusion), `prompt` (before it), `attribute` and
             `object` (mean logits before it of the compositions that share the primitive), and
             `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         labels = self.seen_targets(targets)
         states = self.encode(images)
@@ -272,7 +212,7 @@ class DFSP(CZSLMethod):
             losses[name] = alignment_loss(_mean_by(logits, pairs, count), pairs[labels])
         losses["total"] = (
             losses["composition"]
-            + self.primitive_loss_weight * (losses["attribute"] + losses["object"])
+            + self.options.primitive_loss_weight * (losses["attribute"] + losses["object"])
             + self.prompt_loss_weight * losses["prompt"]
         )
         return losses

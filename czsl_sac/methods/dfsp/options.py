@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Reads, Settings
+from czsl_sac.methods.options import PromptOptions, Published, Settings
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "none",
@@ -42,6 +42,7 @@ class DFSPOptions(PromptOptions):
         "cgqa": {**_PUBLISHED, "lr": 5e-5},
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
+    looks_at: ClassVar[Literal["states"]] = "states"
 
     fusion: Literal["txt2img", "img2txt"] = "txt2img"
     """Image tokens attend to prompts (MIT-States, C-GQA), or prompts to image tokens."""
@@ -59,8 +60,3 @@ class DFSPOptions(PromptOptions):
         """Return what only the other fusion reads."""
         idle = {"chunk_size": 'fusion is "txt2img"'} if self.fusion == "txt2img" else {}
         return super().unread() | idle
-
-    @property
-    def reads(self) -> Reads:
-        """The fusion takes place in the vision tower's own space."""
-        return "states"

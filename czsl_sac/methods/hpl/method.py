@@ -4,14 +4,9 @@ from functools import partial
 
 from torch import Tensor
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
-from czsl_sac.clip.backbone import CLIPBackbone
-from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.methods.filled_prompts import FilledPrompts
 from czsl_sac.methods.hpl.options import HPLOptions
-from czsl_sac.methods.parts import alignment_head
 from czsl_sac.methods.three_branches import Branch, MixedBranches
-from czsl_sac.space import CompositionSpace
 
 FILLERS = ("the", "thing")
 """What stands for the attribute in an object's prompt, and for the object in an attribute's."""
@@ -26,16 +21,6 @@ class HPL(MixedBranches):
     tokens. The losses' weights are 1, which the published files leave open; the published image
     networks, off by default there, are left out.
 
-    Args:
-        backbone: CLIP.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: `"cls"` (Eq. 1, as published), `"patch_max"` (Eq. 2), or an alignment head.
-        template: words of the prompts' context.
-        dropout: probability of zeroing an entry of either table in training.
-        train_context: whether the context, one for all prompts, is learned.
-        train_fillers: whether "the" and "thing" are learned.
-        primitive_share: α in (1 − α) l(a, o) + α (l(a) + l(o)), on logits.
-
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
@@ -46,60 +31,26 @@ class HPL(MixedBranches):
     """
 
     Options = HPLOptions
+    options: HPLOptions
+    primitive_loss_weight = 1.0
 
-    @classmethod
-    def build(cls, options: HPLOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "HPL":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(
-            backbone,
-            space,
-            alignment=alignment_head(options, backbone),
+    def make_parts(self) -> None:
+        """Make the compositions' prompts and the primitives', all in one context."""
+        super().make_parts()
+        options = self.options
+        self.primitive_prompts = FilledPrompts(
+            self.backbone.text,
+            self.backbone.tokenizer,
+            self.space.attributes,
+            self.space.objects,
+            fillers=FILLERS,
+            train_fillers=(options.train_fillers, options.train_fillers),
             template=options.template,
             dropout=options.prompt_dropout,
             train_context=options.train_context,
-            train_fillers=options.train_fillers,
-            primitive_share=options.primitive_share,
-        )
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        template: str = "a photo of",
-        dropout: float = 0.3,
-        train_context: bool = False,
-        train_fillers: bool = True,
-        primitive_share: float = 0.5,
-    ) -> None:
-        super().__init__(backbone, space)
-        self.aligner = build_aligner(alignment, backbone.temperature)
-        self.prompts = SoftPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
-            template=template,
-            dropout=dropout,
-            train_context=train_context,
-            shared_context=True,
-        )
-        self.primitive_prompts = FilledPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
-            fillers=FILLERS,
-            train_fillers=(train_fillers, train_fillers),
-            template=template,
-            dropout=dropout,
-            train_context=train_context,
         )
         # One context for all prompts, learned or not.
         self.primitive_prompts.context = self.prompts.context
-        self.primitive_loss_weight = 1.0
-        self.primitive_share = primitive_share
 
     def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return text features of `pairs` `[C, 2]`, of all attributes and of all objects."""

@@ -1,10 +1,10 @@
 """Options of HPL; its published settings are MIT-States', the other data sets' are CSP's."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import MethodOptions, Published, Reads, Settings
+from czsl_sac.methods.options import Published, Settings, WordOptions
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "none",
@@ -15,7 +15,7 @@ _PUBLISHED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class HPLOptions(MethodOptions):
+class HPLOptions(WordOptions):
     """Prompts of compositions, of attributes of a thing, and of the objects."""
 
     name: ClassVar[str] = "hpl"
@@ -41,12 +41,10 @@ class HPLOptions(MethodOptions):
         "cgqa": {**_PUBLISHED, "lr": 5e-5},
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
-    inference: ClassVar[frozenset[str]] = MethodOptions.inference | {"primitive_share"}
+    inference: ClassVar[frozenset[str]] = WordOptions.inference | {"primitive_share"}
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
+    train_primitives: ClassVar[bool] = True
 
-    template: str = "a photo of"
-    """Words of the prompts' context."""
-    prompt_dropout: float = 0.3
-    """Dropout on both tables of vectors in training."""
     train_context: bool = False
     """Learn the context words, which the three prompts share."""
     train_fillers: bool = True
@@ -56,10 +54,4 @@ class HPLOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("prompt_dropout", self.prompt_dropout, low=0, below=1)
         check_range("primitive_share", self.primitive_share, low=0, high=1)
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"

@@ -1,22 +1,15 @@
 """LogiCZSL: Troika's losses, and how far rules about concepts are broken."""
 
-from typing import Any, Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from czsl_sac.checks import check_choice, check_range
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.functional.logic import group_sum
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.methods.logiczsl.concepts import Concepts, ConceptTree
 from czsl_sac.methods.logiczsl.options import LogiCZSLOptions
 from czsl_sac.methods.logiczsl.rules import Truths, broken_composition, broken_concepts
 from czsl_sac.methods.troika.method import Troika
-from czsl_sac.space import CompositionSpace
-
-Parents = Literal["text", "sum"]
 
 
 class LogiCZSL(Troika):
@@ -27,22 +20,10 @@ class LogiCZSL(Troika):
     group's public code for other tasks (LogicHOI, LogicSeg) makes of rules: neither text nor code
     of the method could be read. Training alone differs from Troika's; prediction is the same.
 
-    Args:
-        backbone: as for Troika.
-        space: as for Troika.
-        concepts: file of concepts, or the name of a tree that comes with the package, as
-            `ConceptTree.read` takes it; None leaves the rule about compositions. It is read when
-            training begins: to predict, the file need not be there.
-        parents: `"text"`: a concept's truth is the probability of its text, "a photo of ANIMAL",
-            among the concepts, in the branch of its names, and it has a cross-entropy of its own;
-            `"sum"`: the sum of its names' probabilities.
-        logic_weight: λ of the broken rules and the concepts' cross-entropies.
-        logic_exponent: p of the mean over rules.
-        logic_ramp: epochs over which the rules come in, from none in the first.
-        options: of Troika.
-
-    Raises:
-        ValueError: an option is unknown or out of range.
+    The file of concepts is read when training begins: to predict, it need not be there. With
+    `parents="text"` a concept's truth is the probability of its text, "a photo of ANIMAL", among
+    the concepts, in the branch of its names, and it has a cross-entropy of its own; with `"sum"`
+    it is the sum of its names' probabilities.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -55,49 +36,16 @@ class LogiCZSL(Troika):
     """
 
     Options = LogiCZSLOptions
+    options: LogiCZSLOptions
 
-    @classmethod
-    def build(cls, options: Any, backbone: CLIPBackbone, space: CompositionSpace) -> "LogiCZSL":
-        """Return the method that options describe; the arguments are those of every method."""
-        method: Any = super().build(options, backbone, space)
-        method.concepts, method.parents = options.concepts, options.parents
-        method.logic_weight, method.logic_ramp = options.logic_weight, options.logic_ramp
-        method.logic_exponent = options.logic_exponent
-        built: LogiCZSL = method
-        return built
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        concepts: str | None = None,
-        parents: Parents = "text",
-        logic_weight: float = 0.3,
-        logic_exponent: float = 2.0,
-        logic_ramp: int = 1,
-        **options: Any,
-    ) -> None:
-        super().__init__(backbone, space, **options)
-        check_choice("parents", parents, get_args(Parents))
-        check_range("logic_weight", logic_weight, low=0)
-        check_range("logic_exponent", logic_exponent, above=0)
-        check_range("logic_ramp", logic_ramp, low=0)
-        self.concepts = concepts
-        self.parents: Parents = parents
-        self.logic_weight = logic_weight
-        self.logic_exponent = logic_exponent
-        self.logic_ramp = logic_ramp
+    def make_parts(self) -> None:
+        """Make Troika's parts, and keep room for the concepts."""
+        super().make_parts()
         self._tree: ConceptTree | None = None
         self._concept_texts: list[Tensor] = []
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return Troika's losses, how far each rule is broken, and the weighted sum.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
 
         Returns:
             Scalars `composition`, `attribute`, `object`, `rule_...`, `parents` where there are
@@ -107,48 +55,49 @@ class LogiCZSL(Troika):
             FileNotFoundError: the file of concepts is not there.
             ValueError: a target is unseen, or the file of concepts is of another format.
         """
+        options = self.options
         branches = self.branches(self.encode(images))
         texts = self.text_features(self.seen_pairs)
         logits = [branch(text) for branch, text in zip(branches, texts, strict=True)]
         losses = self.branch_losses(logits, targets)
-        if not self.logic_weight:
+        if not options.logic_weight:
             return losses
         composition, *primitives = (composition_probabilities(branch, 1.0) for branch in logits)
         rules = {
             "composition": broken_composition(
-                composition, *primitives, pairs=self.seen_pairs, exponent=self.logic_exponent
+                composition, *primitives, pairs=self.seen_pairs, exponent=options.logic_exponent
             )
         }
         extra = composition.new_zeros(())
         for number, concepts in enumerate(self._concepts(images.device)):
             own, label = primitives[number], self.branch_targets(targets)[number + 1]
             parents = group_sum(own, concepts.parent, len(concepts.words))
-            if self.parents == "text":
+            if options.parents == "text":
                 parent_logits = branches[number + 1](self._concept_texts[number])
                 extra = extra + alignment_loss(parent_logits, concepts.parent[label])
                 parents = composition_probabilities(parent_logits, 1.0)
             truths = Truths(own, parents, concepts)
-            for name, value in broken_concepts(truths, exponent=self.logic_exponent).items():
+            for name, value in broken_concepts(truths, exponent=options.logic_exponent).items():
                 rules[name] = rules.get(name, 0.0) + value
         losses |= {f"rule_{name}": value for name, value in rules.items()}
-        if self.concepts is not None and self.parents == "text":
+        if options.concepts is not None and options.parents == "text":
             losses["parents"] = extra
         broken = torch.stack([*rules.values()]).sum()
-        losses["total"] = losses["total"] + self.logic_weight * (extra + self._ramp() * broken)
+        losses["total"] = losses["total"] + options.logic_weight * (extra + self._ramp() * broken)
         return losses
 
     def _ramp(self) -> Tensor | float:
         """Return the share of the rules in this epoch."""
-        if self.logic_ramp == 0:
+        if self.options.logic_ramp == 0:
             return 1.0
-        return ((self.epochs_started - 1) / self.logic_ramp).clamp(0.0, 1.0)
+        return ((self.epochs_started - 1) / self.options.logic_ramp).clamp(0.0, 1.0)
 
     def _concepts(self, device: torch.device) -> list[Concepts]:
         """Return the concepts of attributes and of objects; none where there is no file."""
-        if self.concepts is None:
+        if self.options.concepts is None:
             return []
         if self._tree is None:
-            tree = ConceptTree.read(self.concepts, self.space)
+            tree = ConceptTree.read(self.options.concepts, self.space)
             self._tree = ConceptTree(tree.attributes.to(device), tree.objects.to(device))
             self._concept_texts = [self._encoded(tree.attributes), self._encoded(tree.objects)]
         return [self._tree.attributes, self._tree.objects]

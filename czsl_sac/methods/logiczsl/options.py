@@ -18,6 +18,7 @@ class LogiCZSLOptions(TroikaOptions):
     name: ClassVar[str] = "logiczsl"
     label: ClassVar[str] = "LogiCZSL"
     implementation: ClassVar[str] = "czsl_sac.methods.logiczsl.method:LogiCZSL"
+    questionnaire: ClassVar[str] = "czsl_sac.methods.logiczsl.question:ConceptQuestion"
     citation: ClassVar[str] = "Wu et al., CVPR 2025 (re-interpreted)"
     published: ClassVar[Published] = {
         "closed": {
@@ -33,13 +34,13 @@ class LogiCZSLOptions(TroikaOptions):
     }
     settings: ClassVar[Settings] = {
         **TroikaOptions.settings,
-        "scenes": {**TroikaOptions.settings["scenes"], "concepts": "scenes"},
+        "scenes": {**TroikaOptions.settings["scenes"], "lr": 8e-3, "concepts": "scenes"},
         "ut-zappos": {**TroikaOptions.settings["ut-zappos"], "concepts": "ut-zappos"},
     }
 
     concepts: str | None = None
-    """File of concepts (JSON), or scenes or ut-zappos, which come with the package; None has no
-    concepts, which leaves the rule about compositions."""
+    """File of concepts, as czsl-sac describe makes it, or scenes or ut-zappos, which come with the
+    package; None has no concepts, which leaves the rule about compositions."""
     parents: Literal["text", "sum"] = "text"
     """How true a concept is of an image: by a text of its own, or the sum of its members."""
     logic_weight: float = 0.3

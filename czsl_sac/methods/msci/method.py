@@ -7,15 +7,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from czsl_sac.checks import check_range
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.functional.fusion import PathProbabilities
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.disentangler import Disentangler
 from czsl_sac.methods.msci.options import MSCIOptions
 from czsl_sac.methods.msci.staged_interaction import LayerAggregator, StagedInteraction
-from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.traction import TractedBranches
-from czsl_sac.space import CompositionSpace
 
 __all__ = ["MSCI", "LeveledTokens"]
 
@@ -46,11 +43,6 @@ class MSCI(TractedBranches):
     `alignment="patch_max"` does what it does in Troika: the disentanglers run on every token, and
     each text meets the best one.
 
-    Args:
-        backbone: CLIP with adapters, all else frozen.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        options: of the method; None takes the defaults.
-
     Raises:
         ValueError: the tower has fewer layers than the options ask for.
 
@@ -64,38 +56,25 @@ class MSCI(TractedBranches):
     """
 
     Options = MSCIOptions
+    options: MSCIOptions
 
-    @classmethod
-    def build(cls, options: MSCIOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "MSCI":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(backbone, space, options)
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        options: MSCIOptions | None = None,
-    ) -> None:
-        super().__init__(backbone, space)
-        options = options or MSCIOptions()
-        dim, layers = backbone.embed_dim, backbone.config.vision_layers
+    def make_parts(self) -> None:
+        """Make prompts, disentanglers and the two stages."""
+        super().make_parts()
+        options, dim = self.options, self.backbone.embed_dim
+        layers = self.backbone.config.vision_layers
         usual = max(1, layers // 6)
         low = usual if options.low_layers is None else options.low_layers
         high = usual if options.high_layers is None else options.high_layers
         check_range("low_layers", low, low=1, high=layers)
         check_range("high_layers", high, low=1, high=layers)
         self.low_layers, self.high_layers = range(low), range(layers - high, layers)
-        self.aligner = alignment_head(options, backbone)
-        self.prompts = soft_prompts(options, backbone, space)
         self.disentanglers = nn.ModuleList(Disentangler(dim) for _ in ("attribute", "object"))
         self.join_low = LayerAggregator(low, dim, options.stage_dropout)
         self.join_high = LayerAggregator(high, dim, options.stage_dropout)
         self.interaction = StagedInteraction(
             dim, options.stage_layers, dropout=options.stage_dropout
         )
-        self.primitive_loss_weight = options.primitive_loss_weight
-        self.primitive_weight = options.primitive_weight
-        self.chunk_size = options.chunk_size
 
     def encode(self, images: Tensor) -> LeveledTokens:
         """Return the tokens of the last vision layer, of the first and of the last ones.
@@ -125,5 +104,7 @@ class MSCI(TractedBranches):
             path: logits of the compositions, probabilities of attributes and objects.
             pairs: attribute and object of each composition, `[C, 2]`.
         """
-        weighed = path._replace(attribute=self.primitive_weight * at_least_float32(path.attribute))
+        weighed = path._replace(
+            attribute=self.options.primitive_weight * at_least_float32(path.attribute)
+        )
         return super().combine(weighed, pairs)

@@ -1,10 +1,10 @@
 """Options of MSCI, and its published settings per data set."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Reads, Settings
+from czsl_sac.methods.options import PromptOptions, Settings
 
 _PUBLISHED: dict[str, Any] = {"train_backbone": "adaptformer"}
 
@@ -23,7 +23,7 @@ class MSCIOptions(PromptOptions):
     settings: ClassVar[Settings] = {
         "scenes": {
             "train_backbone": "adaptformer",
-            "lr": 4e-3,
+            "lr": 8e-3,
             "prompt_dropout": 0.1,
             "low_layers": 2,
             "high_layers": 2,
@@ -57,6 +57,7 @@ class MSCIOptions(PromptOptions):
         "fruit-ripeness": {"prompt_dropout": 0.1, "low_layers": 2, "high_layers": 2},
     }
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {"primitive_weight"}
+    looks_at: ClassVar[Literal["states"]] = "states"
 
     low_layers: int | None = None
     """First vision layers whose tokens the texts meet first (UT-Zappos 3, MIT-States and C-GQA
@@ -84,8 +85,3 @@ class MSCIOptions(PromptOptions):
         check_range("primitive_loss_weight", self.primitive_loss_weight, low=0)
         check_range("primitive_weight", self.primitive_weight, low=0)
         check_range("chunk_size", self.chunk_size, low=1)
-
-    @property
-    def reads(self) -> Reads:
-        """What the texts meet."""
-        return "states"

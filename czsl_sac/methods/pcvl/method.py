@@ -10,8 +10,7 @@ class PCVL(PromptTuning):
     Xu et al., "Prompting Large Pre-trained Vision-Language Models For Compositional Concept
     Learning" (arXiv 2211.05077). No public code is known; the construction follows the paper's
     abstract and introduction, which this class therefore re-interprets: the context starts at the
-    template and is shared by all compositions, dropout acts on the vectors alone. The arguments
-    are those of `PromptTuning`.
+    template and is shared by all compositions, dropout acts on the vectors alone.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -22,4 +21,3 @@ class PCVL(PromptTuning):
     """
 
     Options = PCVLOptions
-    trains_context, trains_primitives = True, True

@@ -25,6 +25,4 @@ class PCVLOptions(CSPOptions):
             "mit-states": (48.5, 16.0, 17.7, 6.1),
         },
     }
-
-    template: str = "a photo of"
-    """Words that the context starts from, any number."""
+    train_context: ClassVar[bool] = True

@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from czsl_sac.blocks.alignment import ClassTokenAligner
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.transformer import QuickGELU
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.cross_attention import CrossBlock
 from czsl_sac.methods.descriptions import Descriptions, read_descriptions
-from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.plid.losses import (
     class_spreads,
     partially_smoothed_loss,
@@ -23,7 +21,6 @@ from czsl_sac.methods.plid.losses import (
 from czsl_sac.methods.plid.options import PLIDOptions
 from czsl_sac.methods.plid.views import augmented_views, repeatable_views
 from czsl_sac.methods.three_branches import Branch, MixedBranches
-from czsl_sac.space import CompositionSpace
 
 _TEST_SEED = 0
 
@@ -41,11 +38,6 @@ class PLID(MixedBranches):
     With `alignment="patch_max"` every token attends to the class tokens of the views and goes
     through the MLPs; the covariances are weighted by the class token, as they are with `"cls"`.
 
-    Args:
-        backbone: CLIP; the last block of its vision tower may learn (`train_backbone=last_block`).
-        space: attributes, objects and compositions; the seen ones are trained on.
-        options: how, the alignment included; None takes MIT-States' settings.
-
     Raises:
         FileNotFoundError: `options.descriptions` is not there.
         ValueError: it is of another form.
@@ -60,31 +52,22 @@ class PLID(MixedBranches):
     """
 
     Options = PLIDOptions
+    options: PLIDOptions
 
-    @classmethod
-    def build(cls, options: PLIDOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "PLID":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(backbone, space, options)
-
-    def __init__(
-        self, backbone: CLIPBackbone, space: CompositionSpace, options: PLIDOptions | None = None
-    ) -> None:
-        super().__init__(backbone, space)
-        self.options = options = options or PLIDOptions()
+    def make_parts(self) -> None:
+        """Make prompts, sentences, and what enhances texts and images."""
+        options, backbone = self.options, self.backbone
         sentences = None
         if options.descriptions is not None:
             sentences = read_descriptions(options.descriptions)
-        self.describe = Descriptions(backbone, space, options.num_sentences, sentences)
-        self.aligner = alignment_head(options, backbone)
-        self.prompts = soft_prompts(options, backbone, space, shared_context=True)
+        self.describe = Descriptions(backbone, self.space, options.num_sentences, sentences)
+        super().make_parts()
         dim = backbone.embed_dim
         self.text_block = CrossBlock(dim, dropout=options.feature_dropout)
         self.image_block: CrossBlock | None = None
         if options.views:
             self.image_block = CrossBlock(dim, dropout=options.feature_dropout)
         self.disentanglers = nn.ModuleList(_mlp(dim) for _ in ("attribute", "object"))
-        self.primitive_share = options.primitive_share
-        self.chunk_size = options.chunk_size
 
     def encode(self, images: Tensor) -> Tensor:
         """Return tokens that have looked at other views of their image, `[B, T, D]`.
@@ -127,8 +110,8 @@ class PLID(MixedBranches):
         parts = [
             self._enhance(text, self.describe(rows))
             for text, rows in zip(
-                self.prompts.compositions(pairs).split(self.chunk_size),
-                pairs.split(self.chunk_size),
+                self.prompts.compositions(pairs).split(self.options.chunk_size),
+                pairs.split(self.options.chunk_size),
                 strict=True,
             )
         ]
@@ -149,16 +132,8 @@ class PLID(MixedBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies, each under the distribution of its texts.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute`, `object` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         options, pairs = self.options, self.seen_pairs
         tokens = self.encode(images)
@@ -195,7 +170,7 @@ class PLID(MixedBranches):
     def _enhance(self, text: Tensor, sentences: Tensor) -> Tensor:
         """Return what texts `[c, D]` gather of sentences `[c, N, D]`, made again for gradients."""
         query = text.unsqueeze(1)
-        if torch.is_grad_enabled() and len(self.seen_pairs) > self.chunk_size:
+        if torch.is_grad_enabled() and len(self.seen_pairs) > self.options.chunk_size:
             gathered: Tensor = checkpoint(self.text_block, query, sentences, use_reentrant=False)
         else:
             gathered = self.text_block(query, sentences)
@@ -228,10 +203,12 @@ class PLID(MixedBranches):
 
     def _drawn_share(self) -> Tensor:
         """Return w of a batch, of Beta(1, 1/w − 1), or its mean in evaluation mode."""
-        mean = self.seen_pairs.new_tensor(self.primitive_share, dtype=torch.float32)
-        if not self.training or self.primitive_share == 0:
+        mean = self.seen_pairs.new_tensor(self.options.primitive_share, dtype=torch.float32)
+        if not self.training or self.options.primitive_share == 0:
             return mean
-        return torch.distributions.Beta(torch.ones_like(mean), 1 / mean - 1).sample()
+        # The check of the arguments would wait for a GPU.
+        beta = torch.distributions.Beta(torch.ones_like(mean), 1 / mean - 1, validate_args=False)
+        return beta.sample()
 
 
 def _means(rows: Tensor, group: Tensor, count: int) -> Tensor:

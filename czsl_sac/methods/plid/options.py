@@ -21,6 +21,7 @@ class PLIDOptions(PromptOptions):
     name: ClassVar[str] = "plid"
     label: ClassVar[str] = "PLID"
     implementation: ClassVar[str] = "czsl_sac.methods.plid.method:PLID"
+    questionnaire: ClassVar[str] = "czsl_sac.methods.plid.sentences:Sentences"
     citation: ClassVar[str] = "Bao et al., ECCV 2024"
     published: ClassVar[Published] = {
         "closed": {
@@ -74,10 +75,11 @@ class PLIDOptions(PromptOptions):
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {
         *("primitive_share", "primitive_texts", "chunk_size"),
     }
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
 
     descriptions: Path | None = None
-    """File of sentences about compositions, JSON; None, and compositions that it lacks: sentences
-    made of templates, which say no more than the names."""
+    """File of sentences about compositions, as czsl-sac describe makes it; None, and compositions
+    that it lacks: sentences made of templates, which say no more than the names."""
     num_sentences: int = 64
     """Sentences N of each composition (UT-Zappos 32)."""
     views: int = 8
@@ -111,6 +113,4 @@ class PLIDOptions(PromptOptions):
     @property
     def reads(self) -> Reads:
         """Images, of which views are made; without them what the alignment looks at."""
-        if self.views:
-            return "states"
-        return "class_token" if self.alignment == "cls" else "tokens"
+        return "states" if self.views else super().reads

@@ -9,15 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from czsl_sac.blocks.alignment import ClassTokenAligner
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.methods.filled_prompts import FilledPrompts
-from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.rapr.losses import debias_loss, retrieval_loss
 from czsl_sac.methods.rapr.options import RAPROptions
 from czsl_sac.methods.rapr.views import View
 from czsl_sac.methods.retrieval import FeatureDatabase, Retrieved
 from czsl_sac.methods.three_branches import Branch, MixedBranches
-from czsl_sac.space import CompositionSpace
 
 FILLERS = ("x", "object")
 """What stands for the attribute in an object's prompt, fixed, and for the object in an
@@ -54,11 +51,6 @@ class RAPR(MixedBranches):
     The databases are filled anew at the start of each epoch (`refresh`) and saved with the weights.
     An empty one adds nothing.
 
-    Args:
-        backbone: CLIP with LoRA, all else frozen.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        options: how, the alignment included; None takes MIT-States' settings.
-
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
@@ -71,19 +63,12 @@ class RAPR(MixedBranches):
     """
 
     Options = RAPROptions
+    options: RAPROptions
 
-    @classmethod
-    def build(cls, options: RAPROptions, backbone: CLIPBackbone, space: CompositionSpace) -> "RAPR":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(backbone, space, options)
-
-    def __init__(
-        self, backbone: CLIPBackbone, space: CompositionSpace, options: RAPROptions | None = None
-    ) -> None:
-        super().__init__(backbone, space)
-        self.options = options = options or RAPROptions()
-        self.aligner = alignment_head(options, backbone)
-        self.prompts = soft_prompts(options, backbone, space, shared_context=True)
+    def make_parts(self) -> None:
+        """Make both kinds of prompts, the views and the databases."""
+        super().make_parts()
+        options, backbone, space = self.options, self.backbone, self.space
         self.primitive_prompts = FilledPrompts(
             backbone.text,
             backbone.tokenizer,
@@ -115,7 +100,6 @@ class RAPR(MixedBranches):
         self.databases = nn.ModuleList(
             FeatureDatabase(len(names), size, dim) for names in (space.attributes, space.objects)
         )
-        self.primitive_share = options.primitive_share
 
     def text_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit texts of `pairs` `[C, 2]`, of all attributes and of all objects."""
@@ -189,19 +173,11 @@ class RAPR(MixedBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             The cross-entropies `composition`, `attribute` and `object`, the losses `debias` and
             `retrieval`, and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
-        options, share = self.options, self.primitive_share
+        options, share = self.options, self.options.primitive_share
         count = max(options.retrieval_size, options.retrieval_loss_size)
         encoded = self.look_and_retrieve(images, count)
         texts = self.text_features(self.seen_pairs)

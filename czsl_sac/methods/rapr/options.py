@@ -37,7 +37,7 @@ class RAPROptions(PromptOptions):
         },
     }
     settings: ClassVar[Settings] = {
-        "scenes": {"lr": 1e-3, "prompt_dropout": 0.1, "database_size": 32},
+        "scenes": {"lr": 4e-3, "prompt_dropout": 0.1, "database_size": 32},
         "ut-zappos": {
             **_PUBLISHED,
             "lora_layers": (23,),
@@ -68,6 +68,7 @@ class RAPROptions(PromptOptions):
     inference: ClassVar[frozenset[str]] = PromptOptions.inference | {
         *("primitive_share", "retrieval_size", "retrieval_weight", "retrieval_sharpness"),
     }
+    looks_at: ClassVar[Literal["states"]] = "states"
 
     view_adapter: Literal["mlp", "attention"] = "mlp"
     """What each view adds to the last states: an MLP on every token, or a whole block."""
@@ -124,8 +125,3 @@ class RAPROptions(PromptOptions):
         if self.retrieval_loss_weight == 0:
             found["retrieval_loss_size"] = "retrieval_loss_weight is 0"
         return found
-
-    @property
-    def reads(self) -> Literal["states"]:
-        """The views are made of the tower's last states."""
-        return "states"

@@ -1,19 +1,14 @@
 """SAC: sparse alignment, visual adaptive condensation, and a memory bank (the whole paper)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
 from czsl_sac.blocks.condensation import VisualCondenser
-from czsl_sac.blocks.memory_bank import EmptySlots, EntropyMemoryBank, TextSlot
-from czsl_sac.checks import check_choice
-from czsl_sac.clip.backbone import CLIPBackbone
-from czsl_sac.clip.prompts import SoftPrompts
+from czsl_sac.blocks.memory_bank import EntropyMemoryBank
 from czsl_sac.functional.alignment import feature_similarity
 from czsl_sac.functional.losses import (
     alignment_loss,
@@ -28,28 +23,6 @@ from czsl_sac.methods.parts import alignment_head, soft_prompts, temperature_of
 from czsl_sac.methods.sac.options import SACOptions
 from czsl_sac.methods.sac.predictor import SACPredictor
 from czsl_sac.space import CompositionSpace
-
-Schedule = Literal["joint", "staged", "end_to_end"]
-
-
-@dataclass(frozen=True)
-class BankOptions:
-    """How SAC uses its memory bank; see `czsl_sac.EntropyMemoryBank`.
-
-    Attributes:
-        capacity: N, samples kept per composition.
-        retrieval_temperature: τ_mb of Eq. 10.
-        text_slot: how long the text embedding stays.
-        empty_slots: whether empty slots take part in retrieval.
-        dynamic: update the bank on the stream of test images too (last row of Tab. 4); without,
-            it holds training images alone (the row before).
-    """
-
-    capacity: int = 16
-    retrieval_temperature: float = 0.1
-    text_slot: TextSlot = "first_replaced"
-    empty_slots: EmptySlots = "masked"
-    dynamic: bool = True
 
 
 class TextFeatures(NamedTuple):
@@ -67,31 +40,13 @@ class TextFeatures(NamedTuple):
 class SAC(CZSLMethod):
     """Sparse alignment closing CLIP's modality gap, in its three stages.
 
-    The rows of Tab. 4 are options: `alignment="cls", condenser=None, bank=None` is the
-    baseline; `alignment="patch_max"` adds L_base; a condenser with `alpha=0` L_base^vac;
-    `alpha > 0` L_kl; `bank=BankOptions(dynamic=False)` the memory bank; and
-    `bank=BankOptions()` its dynamic update.
+    The rows of Tab. 4 are options: `alignment="cls", condense=False, bank="off"` is the baseline;
+    `alignment="patch_max"` adds L_base; `condense=True` with `alpha=0` L_base^vac; `alpha > 0`
+    L_kl; `bank="train"` the memory bank; and `bank="dynamic"` its update on the test stream.
 
-    Args:
-        backbone: CLIP, adapted (LoRA) and with `requires_grad` set as wanted.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        alignment: `"patch_max"` (Eq. 2), `"cls"` (Eq. 1), or an alignment head.
-        prompts: θ_c, θ_a and θ_o; None makes them from the backbone's own words.
-        condenser: the condenser; None leaves stage II out; `"default"` makes one of 3 blocks.
-        bank: options of the memory bank; None leaves stage III out.
-        temperature: τ of the condenser's and the bank's softmax, and of the alignment where a
-            name is given; None takes the backbone's own.
-        alpha: α of Eq. 8.
-        beta: β of Eq. 12.
-        gamma: γ of Eq. 12.
-        schedule: `"joint"`: one loop, L_base trains backbone and prompts, L_vac the condenser
-            alone (Eq. 11 with the ownership of Alg. 1); `"staged"`: Alg. 1's two loops;
-            `"end_to_end"`: one loop, nothing detached but p_sa in Eq. 7.
-        condenser_epochs: epochs of Alg. 1's second loop; None takes the first one's.
-        condenser_lr: learning rate of the condenser; None takes that of the rest.
-
-    Raises:
-        ValueError: an option is unknown or out of range, or there is a bank but no condenser.
+    With `schedule="joint"`, one loop, L_base trains backbone and prompts and L_vac the condenser
+    alone (Eq. 11 with the ownership of Alg. 1); `"staged"` is Alg. 1's two loops; `"end_to_end"`
+    one loop in which nothing is detached but p_sa in Eq. 7.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -108,86 +63,29 @@ class SAC(CZSLMethod):
     """
 
     Options = SACOptions
+    memories_merge = True
+    options: SACOptions
 
-    @classmethod
-    def build(cls, options: SACOptions, backbone: CLIPBackbone, space: CompositionSpace) -> "SAC":
-        """Return the method that options describe; the arguments are those of every method."""
-        aligner = alignment_head(options, backbone)
-        prompts = soft_prompts(options, backbone, space)
-        condenser = bank = None
+    def make_parts(self) -> None:
+        """Make prompts, and the condenser where there is one."""
+        options, backbone = self.options, self.backbone
+        self.temperature = temperature_of(options, backbone)
+        self.aligner = alignment_head(options, backbone)
+        self.prompts = soft_prompts(options, backbone, self.space)
+        self.condenser: VisualCondenser | None = None
         if options.condense:
-            condenser = VisualCondenser(
+            self.condenser = VisualCondenser(
                 backbone.embed_dim,
                 num_blocks=options.num_blocks,
                 num_heads=options.num_heads,
                 mlp_ratio=options.mlp_ratio,
                 dropout=options.condenser_dropout,
             )
-        if options.bank != "off":
-            bank = BankOptions(
-                capacity=options.capacity,
-                retrieval_temperature=options.retrieval_temperature,
-                text_slot=options.text_slot,
-                empty_slots=options.empty_slots,
-                dynamic=options.bank == "dynamic",
-            )
-        return cls(
-            backbone,
-            space,
-            alignment=aligner,
-            prompts=prompts,
-            condenser=condenser,
-            bank=bank,
-            temperature=temperature_of(options, backbone),
-            alpha=options.alpha,
-            beta=options.beta,
-            gamma=options.gamma,
-            schedule=options.schedule,
-            condenser_epochs=options.condenser_epochs,
-            condenser_lr=options.condenser_lr,
-        )
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "patch_max",
-        prompts: SoftPrompts | None = None,
-        condenser: VisualCondenser | Literal["default"] | None = "default",
-        bank: BankOptions | None = BankOptions(),
-        temperature: float | None = None,
-        alpha: float = 0.5,
-        beta: float = 0.5,
-        gamma: float = 0.5,
-        schedule: Schedule = "joint",
-        condenser_epochs: int | None = None,
-        condenser_lr: float | None = None,
-    ) -> None:
-        super().__init__(backbone, space)
-        check_choice("schedule", schedule, get_args(Schedule))
-        if bank is not None and condenser is None:
-            raise ValueError(
-                "bank is given but condenser is None, and the bank stores condensed features: "
-                "pass a condenser, or bank=None."
-            )
-        self.temperature = backbone.temperature if temperature is None else temperature
-        self.aligner = build_aligner(alignment, self.temperature)
-        self.prompts = prompts or SoftPrompts(
-            backbone.text, backbone.tokenizer, space.attributes, space.objects
-        )
-        self.condenser = (
-            VisualCondenser(backbone.embed_dim) if condenser == "default" else condenser
-        )
-        self.bank_options = bank
         self.memory: EntropyMemoryBank | None = None
-        self.alpha, self.beta, self.gamma = alpha, beta, gamma
-        self.schedule = schedule
-        self.condenser_epochs, self.condenser_lr = condenser_epochs, condenser_lr
-        if schedule == "staged":
-            self.stages = ("align",) if self.condenser is None else ("align", "condense")
+        if options.schedule == "staged":
+            self.stages = ("align", "condense") if options.condense else ("align",)
         else:
-            self.stages = (schedule,)
+            self.stages = (options.schedule,)
 
     def text_features(self, pairs: Tensor) -> TextFeatures:
         """Return unit text features of `pairs` `[C, 2]` and of all attributes and objects."""
@@ -195,11 +93,6 @@ class SAC(CZSLMethod):
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the losses of Eq. 3 to 8 and their total (Eq. 11), as far as `stage` has them.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: one of `stages`.
 
         Returns:
             Scalars: `composition`, `attribute`, `object` (Eq. 4), `vac` (Eq. 6),
@@ -230,7 +123,7 @@ class SAC(CZSLMethod):
                 *(alignment_loss(s, y) for s, y in zip(condensed, truth, strict=True))
             )
             losses["distillation"] = distillation_loss(condensed[0], aligned[0])
-            vac = condenser_loss(losses["vac"], losses["distillation"], self.alpha)
+            vac = condenser_loss(losses["vac"], losses["distillation"], self.options.alpha)
             losses["total"] = total_loss(losses["total"], vac) if "total" in losses else vac
         return losses
 
@@ -241,13 +134,13 @@ class SAC(CZSLMethod):
         base = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
         groups = [
             ParameterGroup([] if stage == "condense" else base),
-            ParameterGroup([] if stage == "align" else condenser, lr=self.condenser_lr),
+            ParameterGroup([] if stage == "align" else condenser, lr=self.options.condenser_lr),
         ]
         return [group for group in groups if group.parameters]
 
     def stage_epochs(self, stage: str) -> int | None:
         """Return `condenser_epochs` for Alg. 1's second loop."""
-        return self.condenser_epochs if stage == "condense" else None
+        return self.options.condenser_epochs if stage == "condense" else None
 
     def train_stage(self, stage: str) -> None:
         """Set training mode; in Alg. 1's second loop for the condenser alone."""
@@ -265,7 +158,7 @@ class SAC(CZSLMethod):
         Args:
             batches: training images without augmentation, each `[B, 3, H, W]`.
         """
-        if self.bank_options is None or self.condenser is None:
+        if self.options.bank == "off" or self.condenser is None:
             return
         text = self.text_features(self.seen_pairs)
         self.memory = self.new_bank(text.composition)
@@ -281,26 +174,29 @@ class SAC(CZSLMethod):
     @torch.no_grad()
     def load_memory_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `memory_state` returned."""
+        self.merge_memories([state])
+
+    @torch.no_grad()
+    def merge_memories(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Hold what all banks hold, as one does that has seen what they saw, in their order."""
         self.memory = None
-        if state and self.bank_options is not None:
-            self.memory = self.new_bank(self.text_features(self.seen_pairs).composition)
-            self.memory.load_state_dict(state)
+        if self.options.bank == "off" or not all(states):
+            return
+        text = self.text_features(self.seen_pairs).composition
+        for state in states:
+            bank = self.new_bank(text)
+            bank.load_state_dict(state)
+            self.memory = bank if self.memory is None else self.memory.merge_(bank)
 
     def new_bank(self, text: Tensor) -> EntropyMemoryBank:
-        """Return an empty bank over the compositions whose text features are `text` `[C, D]`.
-
-        Raises:
-            ValueError: the method was made with `bank=None`.
-        """
-        if self.bank_options is None:
-            raise ValueError("bank is None for this method: pass bank=BankOptions() to have one.")
+        """Return an empty bank over the compositions whose text features are `text` `[C, D]`."""
         return EntropyMemoryBank(
             text,
-            self.bank_options.capacity,
-            retrieval_temperature=self.bank_options.retrieval_temperature,
+            self.options.capacity,
+            retrieval_temperature=self.options.retrieval_temperature,
             temperature=self.temperature,
-            text_slot=self.bank_options.text_slot,
-            empty_slots=self.bank_options.empty_slots,
+            text_slot=self.options.text_slot,
+            empty_slots=self.options.empty_slots,
         )
 
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> "SACPredictor":

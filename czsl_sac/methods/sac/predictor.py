@@ -58,7 +58,7 @@ class SACPredictor(ChunkedPredictor):
         self.pairs = primitive_indices(method, space)
         self.text = method.text_features(self.pairs)
         self.bank: EntropyMemoryBank | None = None
-        if method.bank_options is not None and stage is None:
+        if method.options.bank != "off" and stage is None:
             self.bank = method.new_bank(self.text.composition)
             self._adopt_training_images()
 
@@ -85,8 +85,8 @@ class SACPredictor(ChunkedPredictor):
                 _columns(vac, columns),
                 None if bank is None else bank[:, columns],
                 pairs=pairs,
-                beta=self.method.beta,
-                gamma=self.method.gamma,
+                beta=self.method.options.beta,
+                gamma=self.method.options.gamma,
                 partial=True,
             )
 
@@ -121,7 +121,7 @@ class SACPredictor(ChunkedPredictor):
         if self.bank is None:
             return sa, vac, None
         bank = composition_probabilities(self.bank(feature), 1.0)
-        if method.bank_options is not None and method.bank_options.dynamic:
+        if method.options.bank == "dynamic":
             self.bank.update(self.gather(feature), self.gather(vac.composition))
         return sa, vac, bank
 
@@ -180,7 +180,7 @@ def _in_chunks(logits: Callable[[Tensor], Tensor], text: Tensor, size: int) -> T
     first = logits(parts[0])
     if len(parts) == 1:
         return first
-    whole = first.new_empty(len(first), len(text))
+    whole = first.new_empty(first.shape[0], len(text))
     whole[:, : len(parts[0])] = first
     for part, columns in zip(parts[1:], whole.split(size, dim=1)[1:], strict=True):
         columns.copy_(logits(part))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import MethodOptions, Reads, Settings
+from czsl_sac.methods.options import Settings, WordOptions
 
 _AT_TEST = (
     *("queue_size", "queue_feature", "alpha", "beta", "theta", "collaboration_weight"),
@@ -14,7 +14,7 @@ _PUBLISHED: dict[str, Any] = {"train_backbone": "adaptformer", "epochs": 20}
 
 
 @dataclass(frozen=True)
-class TOMCATOptions(MethodOptions):
+class TOMCATOptions(WordOptions):
     """Learned prompts and adapters, and prototypes that go on learning from the test images."""
 
     name: ClassVar[str] = "tomcat"
@@ -22,7 +22,7 @@ class TOMCATOptions(MethodOptions):
     implementation: ClassVar[str] = "czsl_sac.methods.tomcat.method:TOMCAT"
     citation: ClassVar[str] = "Yan and Feng, NeurIPS 2025"
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "adaptformer", "lr": 4e-3, "prompt_dropout": 0.1},
+        "scenes": {"train_backbone": "adaptformer", "lr": 8e-3, "prompt_dropout": 0.1},
         "ut-zappos": {
             **_PUBLISHED,
             "lr": 5e-4,
@@ -46,12 +46,11 @@ class TOMCATOptions(MethodOptions):
         },
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
-    inference: ClassVar[frozenset[str]] = MethodOptions.inference | {"learn_at_test", *_AT_TEST}
+    inference: ClassVar[frozenset[str]] = WordOptions.inference | {"learn_at_test", *_AT_TEST}
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
+    train_context: ClassVar[bool] = True
+    train_primitives: ClassVar[bool] = True
 
-    template: str = "a photo of"
-    """Words that the context starts from, any number."""
-    prompt_dropout: float = 0.3
-    """Dropout on attribute and object embeddings in training."""
     learn_at_test: bool = True
     """Learn from the test images, one after the other; off, the trained model alone predicts."""
     queue_size: int = 3
@@ -76,7 +75,6 @@ class TOMCATOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("prompt_dropout", self.prompt_dropout, low=0, below=1)
         check_range("queue_size", self.queue_size, low=1)
         for name in ("alpha", "theta", "collaboration_weight", "test_weight_decay"):
             check_range(name, getattr(self, name), low=0)
@@ -97,11 +95,6 @@ class TOMCATOptions(MethodOptions):
     def on_new_images(self, adapt: bool) -> dict[str, Any]:
         """Return whether the prototypes learn from a user's images."""
         return {"learn_at_test": adapt}
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"
 
     @property
     def is_transductive(self) -> bool:

@@ -1,7 +1,7 @@
 """Prediction that learns: prototypes of text and image, changed by every test image (TOMCAT)."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,42 +13,13 @@ from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.functional.memory import prediction_entropy
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.predictor import TextPredictor
+from czsl_sac.methods.tomcat.options import TOMCATOptions
 from czsl_sac.space import CompositionSpace
 
 if TYPE_CHECKING:
     from czsl_sac.methods.tomcat.method import TOMCAT
 
-__all__ = ["PrototypeLearning", "TOMCATPredictor", "updated_prototypes"]
-
-
-class PrototypeLearning(NamedTuple):
-    """How prototypes learn from test images; the values are MIT-States' (the paper's Tab. 8).
-
-    Attributes:
-        queue_size: K, images kept per composition.
-        queue_feature: what is kept of an image, `"aligned"` or `"class_token"`.
-        alpha: α of Eq. 6.
-        beta: β of Eq. 6.
-        theta: θ of Eq. 4.
-        collaboration_weight: λ of Eq. 9.
-        lr: of AdamW.
-        weight_decay: of AdamW.
-        eps: of AdamW.
-    """
-
-    queue_size: int = 3
-    queue_feature: Literal["aligned", "class_token"] = "aligned"
-    alpha: float = 1.25
-    beta: float = 10.0
-    theta: float = 1.5
-    collaboration_weight: float = 2.5
-    lr: float = 1e-6
-    weight_decay: float = 1e-4
-    eps: float = 1e-3
-
-
-MIT_STATES = PrototypeLearning()
-"""How they learn on MIT-States, as published."""
+__all__ = ["TOMCATPredictor", "updated_prototypes"]
 
 
 def updated_prototypes(
@@ -91,7 +62,7 @@ class TOMCATPredictor(TextPredictor):
         method: a trained TOMCAT.
         space: the compositions to score.
         text: text prototypes, `[C, D]`.
-        learning: how they learn.
+        options: how they learn, options of the method.
 
     Attributes:
         text_residual: what was learned of the texts, `[C, D]`.
@@ -100,29 +71,29 @@ class TOMCATPredictor(TextPredictor):
     """
 
     def __init__(
-        self, method: "TOMCAT", space: CompositionSpace, text: Tensor, learning: PrototypeLearning
+        self, method: "TOMCAT", space: CompositionSpace, text: Tensor, options: TOMCATOptions
     ) -> None:
         super().__init__(method, space, F.normalize(at_least_float32(text), dim=-1))
-        self.learning = learning
+        self.options = options
         self.visual_aligner: Aligner = method.aligner
-        if learning.queue_feature == "class_token":
+        if options.queue_feature == "class_token":
             self.visual_aligner = ClassTokenAligner(method.aligner.temperature)
         self.restart()
 
     @torch.inference_mode(False)
     def restart(self) -> None:
         """Forget all that was learned and all images kept."""
-        learning, text = self.learning, self.text.detach().clone()
+        options, text = self.options, self.text.detach().clone()
         self.text = text
         self.text_residual = nn.Parameter(torch.zeros_like(text))
         self.visual_residual = nn.Parameter(torch.zeros_like(text))
-        self.queue = SamplePool(text, learning.queue_size)
+        self.queue = SamplePool(text, options.queue_size)
         self.num_seen = 0
         self.optimizer = torch.optim.AdamW(
             [self.text_residual, self.visual_residual],
-            lr=learning.lr,
-            eps=learning.eps,
-            weight_decay=learning.weight_decay,
+            lr=options.test_lr,
+            eps=options.test_eps,
+            weight_decay=options.test_weight_decay,
         )
 
     def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
@@ -142,30 +113,30 @@ class TOMCATPredictor(TextPredictor):
         text = self.text[columns]
         similarities = self.method.aligner.similarity(encoded, text.unsqueeze(1)).squeeze(1)
         residual = self.text_residual[columns]
-        return encoded, updated_prototypes(text, residual, similarities, self.learning.theta)
+        return encoded, updated_prototypes(text, residual, similarities, self.options.theta)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
     def _predict_and_learn(self, image: Tensor) -> Tensor:
         """Return the logits of one image `[1, T, D]`, then take a step on its losses."""
-        learning, aligner = self.learning, self.method.aligner
+        options, aligner = self.options, self.method.aligner
         tokens = at_least_float32(image.detach()).clone()  # may come from inference mode
         with torch.autocast(tokens.device.type, enabled=False):
             with torch.no_grad():
                 familiar = aligner.similarity(tokens, self.text)[0]
-            text = updated_prototypes(self.text, self.text_residual, familiar, learning.theta)
+            text = updated_prototypes(self.text, self.text_residual, familiar, options.theta)
             logits = aligner(tokens, text)
             self._enqueue(tokens, text, logits)
             classes, visual = self._visual_prototypes(tokens)
             affinity = torch.exp(
-                -learning.beta * (1 - self.visual_aligner.similarity(tokens, visual))
+                -options.beta * (1 - self.visual_aligner.similarity(tokens, visual))
             )
-            logits = logits.index_add(1, classes, learning.alpha * affinity)
+            logits = logits.index_add(1, classes, options.alpha * affinity)
             entropy = prediction_entropy(composition_probabilities(logits, 1.0)).mean()
             alike = visual @ text[classes].mT / aligner.temperature
             same = torch.arange(len(classes), device=alike.device)
             collaboration = (alignment_loss(alike, same) + alignment_loss(alike.mT, same)) / 2
-            self._step(entropy + learning.collaboration_weight * collaboration)
+            self._step(entropy + options.collaboration_weight * collaboration)
         return logits.detach()
 
     def _step(self, loss: Tensor) -> None:
@@ -196,4 +167,4 @@ class TOMCATPredictor(TextPredictor):
         with torch.no_grad():
             familiar = self.visual_aligner.similarity(tokens, means)[0]
         residual = self.visual_residual[classes]
-        return classes, updated_prototypes(means, residual, familiar, self.learning.theta)
+        return classes, updated_prototypes(means, residual, familiar, self.options.theta)

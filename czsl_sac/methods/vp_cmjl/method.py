@@ -16,7 +16,6 @@ from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.base import Predictor
 from czsl_sac.methods.cross_attention import CrossBlock
 from czsl_sac.methods.disentangler import Disentangler
-from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.three_branches import Branch, BranchPredictor, ThreeBranches
 from czsl_sac.methods.vp_cmjl.options import VPCMJLOptions
 from czsl_sac.space import CompositionSpace
@@ -38,11 +37,6 @@ class VPCMJL(ThreeBranches):
     With `alignment="patch_max"` every token attends and is disentangled, and texts and proxies
     meet the best one; the attention that is added to logits stays the class token's.
 
-    Args:
-        backbone: CLIP with adapters, all else frozen.
-        space: attributes, objects and compositions; the seen ones are trained on.
-        options: of the method; None takes the defaults.
-
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
         >>> space = CompositionSpace.closed_world([("red", "cat"), ("blue", "star")])
@@ -53,38 +47,18 @@ class VPCMJL(ThreeBranches):
     """
 
     Options = VPCMJLOptions
+    options: VPCMJLOptions
 
-    @classmethod
-    def build(
-        cls, options: VPCMJLOptions, backbone: CLIPBackbone, space: CompositionSpace
-    ) -> "VPCMJL":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(backbone, space, options)
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        options: VPCMJLOptions | None = None,
-    ) -> None:
-        super().__init__(backbone, space)
-        options = options or VPCMJLOptions()
-        dim = backbone.embed_dim
-        self.aligner = alignment_head(options, backbone)
-        self.prompts = soft_prompts(options, backbone, space)
-        self.attend_to_attributes = CrossBlock(dim, options.attention_heads)
-        self.attend_to_objects = CrossBlock(dim, options.attention_heads)
+    def make_parts(self) -> None:
+        """Make prompts, attention, disentanglers and proxies."""
+        super().make_parts()
+        backbone, dim, heads = self.backbone, self.backbone.embed_dim, self.options.attention_heads
+        self.attend_to_attributes = CrossBlock(dim, heads)
+        self.attend_to_objects = CrossBlock(dim, heads)
         self.disentanglers = nn.ModuleList(Disentangler(dim) for _ in ("attribute", "object"))
-        self.attribute_proxies = nn.Parameter(_name_features(backbone, space.attributes))
-        self.object_proxies = nn.Parameter(_name_features(backbone, space.objects))
+        self.attribute_proxies = nn.Parameter(_name_features(backbone, self.space.attributes))
+        self.object_proxies = nn.Parameter(_name_features(backbone, self.space.objects))
         self.compose = nn.Linear(2 * dim, dim)
-        self.proxy_weight = options.proxy_weight
-        self.text_weight = options.text_weight
-        self.primitive_score = options.primitive_score
-        self.primitive_loss_weight = options.primitive_loss_weight
-        self.joint_loss_weight = options.joint_loss_weight
-        self.detach_teacher = options.detach_teacher
-        self.attention_logits = options.attention_logits
 
     def proxy_features(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the proxies of `pairs` `[C, 2]` and of all attributes and objects, `[·, D]`."""
@@ -121,17 +95,9 @@ class VPCMJL(ThreeBranches):
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of texts and proxies, and the divergence between them.
 
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-            targets: index into `space.pairs` of each image, `[B]`; seen compositions only.
-            stage: `"train"`.
-
         Returns:
             Scalars `composition`, `attribute` and `object` of the texts, `proxy_composition`,
             `proxy_attribute` and `proxy_object`, `joint` and `total`.
-
-        Raises:
-            ValueError: a target is unseen.
         """
         texts = self.text_features(self.seen_pairs)
         tokens = self.encode(images)
@@ -143,9 +109,10 @@ class VPCMJL(ThreeBranches):
         ]
         losses = self.branch_losses(of_texts, targets)
         proxy_losses = self.branch_losses(of_proxies, targets)
-        teacher = of_texts[0].detach() if self.detach_teacher else of_texts[0]
+        teacher = of_texts[0].detach() if self.options.detach_teacher else of_texts[0]
         joint = _divergence(teacher, of_proxies[0])
-        total = losses.pop("total") + proxy_losses.pop("total") + self.joint_loss_weight * joint
+        total = losses.pop("total") + proxy_losses.pop("total")
+        total = total + self.options.joint_loss_weight * joint
         of_proxy = {f"proxy_{name}": loss for name, loss in proxy_losses.items()}
         return {**losses, **of_proxy, "joint": joint, "total": total}
 
@@ -160,7 +127,7 @@ class VPCMJL(ThreeBranches):
             path: logits of the compositions, probabilities of attributes and objects.
             pairs: attribute and object of each composition, `[C, 2]`.
         """
-        if self.primitive_score == "product":
+        if self.options.primitive_score == "product":
             return combine_primitives(path, pairs)
         attribute, object_ = path.attribute[:, pairs[:, 0]], path.object[:, pairs[:, 1]]
         return at_least_float32(path.composition) + attribute + object_
@@ -171,7 +138,7 @@ class VPCMJL(ThreeBranches):
     def _attended_logits(self, block: CrossBlock, tokens: Tensor, text: Tensor) -> Tensor:
         attended, weights = block.with_weights(tokens, text)
         logits = at_least_float32(self.aligner(attended, text))
-        if not self.attention_logits:
+        if not self.options.attention_logits:
             return logits
         return logits + weights[:, 0] / self.aligner.temperature
 
@@ -187,13 +154,13 @@ class _VPCMJLPredictor(BranchPredictor):
     @torch.no_grad()
     def score_chunks(self, encoded: Tensor) -> Iterator[Tensor]:
         """Yield the scores `[B, c]` of α proxies + β texts."""
-        method = self.method
+        method, options = self.method, self.method.options
         texts, proxies = method.branches(encoded), method.proxy_branches(encoded)
 
         def logits(branch: int, rows: slice) -> Tensor:
             of_text = at_least_float32(texts[branch](self.texts[branch][rows]))
             of_proxy = at_least_float32(proxies[branch](self.proxies[branch][rows]))
-            return method.text_weight * of_text + method.proxy_weight * of_proxy
+            return options.text_weight * of_text + options.proxy_weight * of_proxy
 
         attribute, object_ = (
             composition_probabilities(logits(branch, slice(None)), 1.0) for branch in (1, 2)

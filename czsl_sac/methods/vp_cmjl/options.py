@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Reads, Settings
+from czsl_sac.methods.options import PromptOptions, Settings
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "adaptformer",
@@ -23,7 +23,7 @@ class VPCMJLOptions(PromptOptions):
     implementation: ClassVar[str] = "czsl_sac.methods.vp_cmjl.method:VPCMJL"
     citation: ClassVar[str] = "Zhang et al., ICCV 2025"
     settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "adaptformer", "lr": 2e-3, "prompt_dropout": 0.1},
+        "scenes": {"train_backbone": "adaptformer", "lr": 8e-3, "prompt_dropout": 0.1},
         "ut-zappos": {
             **_PUBLISHED,
             "lr": 5e-4,
@@ -46,6 +46,7 @@ class VPCMJLOptions(PromptOptions):
         "text_weight",
         "primitive_score",
     }
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
 
     proxy_weight: float = 0.3
     """Weight α of the visual proxies' logits in a score (UT-Zappos 0.7, C-GQA 1)."""
@@ -77,8 +78,3 @@ class VPCMJLOptions(PromptOptions):
         if self.joint_loss_weight == 0:
             found["detach_teacher"] = "joint_loss_weight is 0"
         return found
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"

@@ -2,8 +2,6 @@
 
 import torch
 
-from czsl_sac.blocks.alignment import Aligner, Alignment, build_aligner
-from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import clean_name
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.parts import alignment_head
@@ -14,12 +12,6 @@ from czsl_sac.space import CompositionSpace
 
 class ZeroShotCLIP(CZSLMethod):
     """CLIP as it comes: full names, no ensembling, τ its own.
-
-    Args:
-        backbone: CLIP.
-        space: attributes, objects and compositions.
-        alignment: `"cls"` (Eq. 1, the published way), `"patch_max"` (Eq. 2), or a head.
-        template: words before the attribute.
 
     Examples:
         >>> from czsl_sac import CompositionSpace, load_backbone
@@ -32,36 +24,16 @@ class ZeroShotCLIP(CZSLMethod):
     Options = ZeroShotOptions
     stages = ()
 
-    @classmethod
-    def build(
-        cls, options: ZeroShotOptions, backbone: CLIPBackbone, space: CompositionSpace
-    ) -> "ZeroShotCLIP":
-        """Return the method that options describe; the arguments are those of every method."""
-        return cls(
-            backbone,
-            space,
-            alignment=alignment_head(options, backbone),
-            template=options.template,
-        )
-
-    def __init__(
-        self,
-        backbone: CLIPBackbone,
-        space: CompositionSpace,
-        *,
-        alignment: Alignment | Aligner = "cls",
-        template: str = "a photo of",
-    ) -> None:
-        super().__init__(backbone, space)
-        self.template = template
-        self.aligner = build_aligner(alignment, backbone.temperature)
+    def make_parts(self) -> None:
+        """Make the alignment head."""
+        self.aligner = alignment_head(self.options, self.backbone)
 
     @torch.no_grad()
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space`, with one text feature a composition."""
         primitive_indices(self, space)
         prompts = [
-            f"{self.template} {clean_name(attribute)} {clean_name(obj)}"
+            f"{self.options.template} {clean_name(attribute)} {clean_name(obj)}"
             for attribute, obj in space.pairs
         ]
         text = self.backbone.encode_text(

@@ -1,9 +1,9 @@
 """Options of zero-shot CLIP."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from czsl_sac.methods.options import MethodOptions, Published, Reads, Settings
+from czsl_sac.methods.options import MethodOptions, Published, Settings
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,7 @@ class ZeroShotOptions(MethodOptions):
         name: {"train_backbone": "none"}
         for name in ("scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness")
     }
+    looks_at: ClassVar[Literal["aligned"]] = "aligned"
 
     template: str = "a photo of"
     """Words before the attribute."""
-
-    @property
-    def reads(self) -> Reads:
-        """What the alignment looks at."""
-        return "class_token" if self.alignment == "cls" else "tokens"
