@@ -83,11 +83,11 @@ def test_evaluate_takes_the_run_and_its_choices(tmp_path: Path) -> None:
     begun(tmp_path, config)
     run, method = str(tmp_path), config.method
     options = evaluate.parse([run, "--split", "val", "--protocol", "legacy"])
-    expected = evaluate.EvaluateOptions(tmp_path, "val", "legacy", "best", method=method)
+    expected = evaluate.EvaluateOptions(tmp_path, split="val", protocol="legacy", method=method)
     assert options == expected
     assert evaluate.parse([run]) == evaluate.EvaluateOptions(tmp_path, method=method)
     options = evaluate.parse(["--class-weight", "0.5", run])
-    assert options is not None
+    assert isinstance(options, evaluate.EvaluateOptions)
     assert options.method == replace(method, class_weight=0.5)
     with pytest.raises(ValueError, match=r"--beta is an option of sac, .*csp has none"):
         evaluate.parse([run, "--beta", "0.5"])

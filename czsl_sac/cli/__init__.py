@@ -18,7 +18,7 @@ __all__ = ["main"]
 # Command -> module of this package with `run(arguments)`, imported when called: torch is slow.
 _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
-    "evaluate": "score a finished run on a split",
+    "evaluate": "score a finished run, or CLIP as it comes, on a split",
     "predict": "name the compositions that image files show",
     "demo": "open a page on which images can be dropped",
     "report": "make a page about a finished run",

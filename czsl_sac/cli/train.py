@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from czsl_sac.cli.config_file import read_config_file
-from czsl_sac.cli.options import given_options, parse_options, peek_options
+from czsl_sac.cli.options import parse_options, peek_options, refuse_unread
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import PresetName, preset_for
 
@@ -102,14 +102,7 @@ def parse(arguments: list[str]) -> TrainOptions | None:
     default = _defaults(peek_options(_Start, "train", arguments))
     options = parse_options(TrainOptions, "train", arguments, default=default)
     if options is not None:
-        unread = options.configuration.unread()
-        for name in given_options(arguments):
-            if name in unread:
-                option = name.replace("_", "-")
-                raise ValueError(
-                    f"--{option} is given but {unread[name]}, so that nothing reads it: leave it "
-                    "out, or change that."
-                )
+        refuse_unread(arguments, options.configuration.unread())
     return options
 
 
