@@ -38,7 +38,9 @@ def execute(path: Path, folder: Path) -> NotebookNode:
         record_timing=False,
         coalesce_streams=True,
     )
-    client.execute(env={**os.environ, "PATH": commands, "PYTHONPATH": modules})
+    # One thread: tests run side by side, and threads that wait for each other take their cores.
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    client.execute(env={**os.environ, **threads, "PATH": commands, "PYTHONPATH": modules})
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [shown for shown in map(_shown, cell.outputs) if shown is not None]
