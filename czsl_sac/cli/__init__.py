@@ -18,6 +18,7 @@ __all__ = ["main"]
 # Command -> module of this package with `run(arguments)`, imported when called: torch is slow.
 _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
+    "tune": "choose options on the validation split",
     "evaluate": "score a finished run on a split",
     "predict": "name the compositions that image files show",
     "demo": "open a page on which images can be dropped",
