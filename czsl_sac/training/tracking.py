@@ -231,7 +231,7 @@ def _curve(result: CZSLResult) -> "Figure":
 
 
 def _examples(end: EpochEnd, data: CZSLData, backbone: CLIPBackbone) -> "Figure":
-    """Some validation images, the same in every epoch, with what they are taken for."""
+    """The same validation images in every epoch, with what they are taken for."""
     from matplotlib.figure import Figure
 
     pairs, images = end.evaluator.space.pairs, data.split("val")
