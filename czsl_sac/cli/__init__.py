@@ -31,6 +31,7 @@ _COMMANDS = {
     "describe": "ask a language model what a method wants to know",
     "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
+    "completion": "print what lets a shell complete commands and options",
 }
 
 _HELP = f"""usage: czsl-sac COMMAND [OPTIONS]
