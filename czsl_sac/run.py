@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from czsl_sac.predict.predictions import Prediction
 from czsl_sac.predict.run_predictor import RunPredictor
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.config import TrackerName, TrainConfig
 from czsl_sac.training.presets import preset_for
 from czsl_sac.training.run import train as train_run
 from czsl_sac.training.trained import TrainedRun
@@ -103,6 +103,7 @@ def train(
     *,
     method: str = "sac",
     resume: bool = False,
+    track: Sequence[TrackerName] = (),
 ) -> Run:
     """Train a method and return the run.
 
@@ -111,6 +112,7 @@ def train(
         run_dir: folder of the run; None makes one under `runs/`.
         method: with the name of a preset: the method, by name or `MODULE:CLASS`.
         resume: continue the run in `run_dir`.
+        track: trackers that show the run, such as `"tensorboard"`.
 
     Raises:
         FileExistsError: `run_dir` holds a run and `resume` is False.
@@ -120,7 +122,7 @@ def train(
     if isinstance(config, str):
         config = preset_for(config, method)
     folder = new_run_dir(config) if run_dir is None else Path(run_dir)
-    train_run(config, folder, resume=resume)
+    train_run(config, folder, resume=resume, track=track)
     return load_run(folder)
 
 

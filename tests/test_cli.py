@@ -110,9 +110,9 @@ def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "command is 'trian' but must be one of train, evaluate, "),
+        (["trian"], "command is 'trian' but must be one of train, tune, evaluate, "),
         (["trian"], "did you mean train?"),
-        (["--alignment"], "command is '--alignment' but must be one of train, evaluate, "),
+        (["--alignment"], "command is '--alignment' but must be one of train, tune, evaluate, "),
         (["train", "--alignmnt", "cls"], "--alignmnt is unknown: did you mean --alignment? (czsl"),
         (["train", "--preset", "scenez"], "preset is 'scenez' but must be one of scenes, ut-zapp"),
         (["train", "--preset", "scenez"], "did you mean scenes?"),
