@@ -22,6 +22,8 @@ _COMMANDS = {
     "evaluate": "score a finished run, or CLIP as it comes, on a split",
     "predict": "name the compositions that image files show",
     "demo": "open a page on which images can be dropped",
+    "card": "write the model card of a finished run",
+    "export": "write a run as one file, ONNX or torch.export",
     "report": "make a page about a finished run",
     "compare": "show finished runs side by side",
     "reproduce": "measure the paper's tables and figures",
