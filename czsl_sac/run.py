@@ -2,13 +2,15 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from czsl_sac.predict.predictions import Prediction
 from czsl_sac.predict.run_predictor import RunPredictor
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.config import TrackerName, TrainConfig
+from czsl_sac.training.hub import PREFIX, download_run
 from czsl_sac.training.presets import preset_for
 from czsl_sac.training.run import train as train_run
 from czsl_sac.training.trained import TrainedRun
@@ -80,6 +82,39 @@ class Run(TrainedRun):
             )
         return found
 
+    def push_to_hub(self, repo: str, *, token: str | None = None, private: bool = False) -> str:
+        """Upload the run to the Hugging Face Hub, with a model card, and return its address.
+
+        `load_run("hf:USER/NAME")` loads it from there. Its best epoch is uploaded, its memory and
+        its figures, but no path of this machine.
+
+        Args:
+            repo: `USER/NAME`; it is made if it is not there.
+            token: of the user; None takes the one that is logged in.
+            private: whether a repository that is made is hidden from others.
+
+        Raises:
+            ValueError: the name is of another form, or the backbone is a file of this machine.
+            ImportError: huggingface_hub is not installed.
+            ConnectionError: the hub cannot be reached, or says no.
+        """
+        from czsl_sac.report.card import model_card
+        from czsl_sac.training.hub import asked, check_repo, hub, share_run
+
+        check_repo("repo", repo)
+        api = hub(token)
+        with TemporaryDirectory() as name:
+            into = Path(name)
+            share_run(self.folder, into)
+            (into / "README.md").write_text(model_card(self.folder, repo=repo), "utf-8")
+            asked(repo, lambda: api.create_repo(repo, private=private, exist_ok=True))
+            message = f"{self.config.method.label} on {self.config.data.dataset}"
+            done = asked(
+                repo,
+                lambda: api.upload_folder(repo_id=repo, folder_path=into, commit_message=message),
+            )
+        return str(done.repo_url if hasattr(done, "repo_url") else done)
+
     def _on_new_images(self, adapt: bool) -> "Run":
         """Return the run with the options that prediction needs; this one if it has them."""
         options = self.config.method
@@ -103,6 +138,7 @@ def train(
     *,
     method: str = "sac",
     resume: bool = False,
+    track: Sequence[TrackerName] = (),
 ) -> Run:
     """Train a method and return the run.
 
@@ -111,6 +147,7 @@ def train(
         run_dir: folder of the run; None makes one under `runs/`.
         method: with the name of a preset: the method, by name or `MODULE:CLASS`.
         resume: continue the run in `run_dir`.
+        track: trackers that show the run, such as `"tensorboard"`.
 
     Raises:
         FileExistsError: `run_dir` holds a run and `resume` is False.
@@ -120,7 +157,7 @@ def train(
     if isinstance(config, str):
         config = preset_for(config, method)
     folder = new_run_dir(config) if run_dir is None else Path(run_dir)
-    train_run(config, folder, resume=resume)
+    train_run(config, folder, resume=resume, track=track)
     return load_run(folder)
 
 
@@ -134,15 +171,18 @@ def load_run(
     """Return a run that was trained, ready to evaluate and to predict.
 
     Args:
-        path: its folder.
-        checkpoint: `"best"` by validation AUC, or `"last"`.
+        path: its folder, or `hf:USER/NAME` or `hf:USER/NAME@REVISION` on the Hugging Face Hub.
+        checkpoint: `"best"` by validation AUC, or `"last"`, which the hub has not.
         data_root: where its data set is now; None: where it was.
         changes: options of the method that inference reads alone, such as `beta=0.3`.
 
     Raises:
         FileNotFoundError: the folder holds no run.
         ValueError: a file of it is damaged, or an option was decided in training.
+        ConnectionError: the hub, or the run on it, cannot be had.
     """
+    if str(path).startswith(PREFIX):
+        path = download_run(str(path))
     return Run.load(path, checkpoint=checkpoint, data_root=data_root, **changes)
 
 

@@ -83,11 +83,11 @@ def test_evaluate_takes_the_run_and_its_choices(tmp_path: Path) -> None:
     begun(tmp_path, config)
     run, method = str(tmp_path), config.method
     options = evaluate.parse([run, "--split", "val", "--protocol", "legacy"])
-    expected = evaluate.EvaluateOptions(tmp_path, "val", "legacy", "best", method=method)
+    expected = evaluate.EvaluateOptions(tmp_path, split="val", protocol="legacy", method=method)
     assert options == expected
     assert evaluate.parse([run]) == evaluate.EvaluateOptions(tmp_path, method=method)
     options = evaluate.parse(["--class-weight", "0.5", run])
-    assert options is not None
+    assert isinstance(options, evaluate.EvaluateOptions)
     assert options.method == replace(method, class_weight=0.5)
     with pytest.raises(ValueError, match=r"--beta is an option of sac, .*csp has none"):
         evaluate.parse([run, "--beta", "0.5"])
@@ -110,9 +110,9 @@ def test_resume_starts_from_the_configuration_of_the_run(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "command is 'trian' but must be one of train, evaluate, "),
+        (["trian"], "command is 'trian' but must be one of train, tune, evaluate, "),
         (["trian"], "did you mean train?"),
-        (["--alignment"], "command is '--alignment' but must be one of train, evaluate, "),
+        (["--alignment"], "command is '--alignment' but must be one of train, tune, evaluate, "),
         (["train", "--alignmnt", "cls"], "--alignmnt is unknown: did you mean --alignment? (czsl"),
         (["train", "--preset", "scenez"], "preset is 'scenez' but must be one of scenes, ut-zapp"),
         (["train", "--preset", "scenez"], "did you mean scenes?"),

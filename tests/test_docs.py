@@ -25,7 +25,15 @@ ROOT = Path(__file__).parent.parent
 TOP = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-OTHERS = {"--num_processes", "--nproc_per_node", "--index-url", "--cpu", "--strict", "--durations"}
+OTHERS = {
+    "--num_processes",
+    "--nproc_per_node",
+    "--index-url",
+    "--cpu",
+    "--strict",
+    "--logdir",
+    "--durations",
+}
 """Options of other programs that the pages name."""
 
 

@@ -78,6 +78,10 @@ def test_split_check_train_evaluate_and_report(
     assert "54 images, 3 attributes × 3 objects, 9 compositions" in capsys.readouterr().out
     small = ["--epochs", "1", "--batch-size", "8", "--backbone", str(toy_clip())]
     assert main([*command, *small, "--method", "csp", "--run-dir", "run"]) == 0
+    alone = ["evaluate", "--method", "zero-shot", *command[3:], "--backbone", str(toy_clip())]
+    capsys.readouterr()
+    assert main(alone) == 0
+    assert ", on hf:fruit: test split, closed world" in capsys.readouterr().out
     record = RunFolder(Path("run")).read_record()
     assert record.config.data.dataset == f"hf:{saved}"  # holds from any folder
     assert len(record.space) == 9

@@ -50,6 +50,7 @@ def test_images_are_named_from_two_lists(words: Path) -> None:
         ({"--objects": "empty.txt"}, "objects is empty but must name at least one"),
         ({"--objects": "alike.txt"}, "names that are read as the same words (1): objects 'Star'"),
         ({"--backbone": "tinny"}, "did you mean tiny?"),
+        ({"--pairs": "pairs.txt"}, "--pairs is unknown: did you mean --candidates?"),
     ],
 )
 def test_a_wrong_request_is_one_line(

@@ -18,9 +18,12 @@ __all__ = ["main"]
 # Command -> module of this package with `run(arguments)`, imported when called: torch is slow.
 _COMMANDS = {
     "train": "train a method and keep the best checkpoint by validation AUC",
-    "evaluate": "score a finished run on a split",
+    "tune": "choose options on the validation split",
+    "evaluate": "score a finished run, or CLIP as it comes, on a split",
     "predict": "name the compositions that image files show",
     "demo": "open a page on which images can be dropped",
+    "card": "write the model card of a finished run",
+    "export": "write a run as one file, ONNX or torch.export",
     "report": "make a page about a finished run",
     "compare": "show finished runs side by side",
     "reproduce": "measure the paper's tables and figures",
@@ -30,6 +33,7 @@ _COMMANDS = {
     "describe": "ask a language model what a method wants to know",
     "diagnose": "measure whether the patches of a CLIP answer to your texts",
     "info": "show versions, devices and which kernel would run",
+    "completion": "print what lets a shell complete commands and options",
 }
 
 _HELP = f"""usage: czsl-sac COMMAND [OPTIONS]

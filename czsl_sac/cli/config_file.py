@@ -1,7 +1,7 @@
 """A file of options beside those of the command line: JSON or TOML, or the record of a run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,7 @@ class ConfigFile:
             ValueError: an option is unknown, of another method, has a value that does not fit, or
                 is read by nothing.
         """
-        known = config.options().keys() | config.unread().keys()
-        for name in self.options:
-            if name in _ABOUT_A_RUN:
-                raise ValueError(
-                    f"{self.path}: {name} is of the command line alone but a file must say what "
-                    f"is trained: leave it out, and give --{name.replace('_', '-')}."
-                )
-            if name not in known:
-                sentence = unknown_option(f"--{name}", "train", config).partition(" (czsl-sac")[0]
-                raise ValueError(f"{self.path}: {sentence}")
+        self.check_names(self.options, config)
         try:
             laid = config.with_json(self.options)
         except ValueError as error:
@@ -63,6 +54,27 @@ class ConfigFile:
                     "leave it out, or change that."
                 )
         return laid
+
+    def check_names(self, names: Iterable[str], config: TrainConfig) -> None:
+        """Refuse what is no option of a configuration.
+
+        Args:
+            names: that the file gives, with underscores.
+            config: whose options they must be.
+
+        Raises:
+            ValueError: one is unknown, of another method, or of the command line alone.
+        """
+        known = config.options().keys() | config.unread().keys()
+        for name in names:
+            if name in _ABOUT_A_RUN:
+                raise ValueError(
+                    f"{self.path}: {name} is of the command line alone but a file must say what "
+                    f"is trained: leave it out, and give --{name.replace('_', '-')}."
+                )
+            if name not in known:
+                sentence = unknown_option(f"--{name}", "train", config).partition(" (czsl-sac")[0]
+                raise ValueError(f"{self.path}: {sentence}")
 
 
 def read_config_file(path: Path) -> ConfigFile:
@@ -82,17 +94,31 @@ def read_config_file(path: Path) -> ConfigFile:
         from czsl_sac.training.record import RunRecord  # loads torch
 
         values = RunRecord.from_dict(values).config.options()
-    preset, method = values.pop("preset", None), values.pop("method", None)
-    for name, value in (("preset", preset), ("method", method)):
-        if not isinstance(value, str | None):
-            raise ValueError(f"{path}: {name} is {value!r} but must be a name: give one in quotes.")
     for name, value in values.items():
         if isinstance(value, dict):
             raise ValueError(
                 f"{path}: {name} is a group but must be an option: write options one below the "
                 "other, by their names on the command line, under no heading."
             )
-    return ConfigFile(path, preset, method, values)
+    return config_file(path, values)
+
+
+def config_file(path: Path, values: dict[str, Any]) -> ConfigFile:
+    """Return what a file says, of the options in it.
+
+    Args:
+        path: of the file.
+        values: preset, method and options.
+
+    Raises:
+        ValueError: preset or method is no name.
+    """
+    options = dict(values)
+    preset, method = options.pop("preset", None), options.pop("method", None)
+    for name, value in (("preset", preset), ("method", method)):
+        if not isinstance(value, str | None):
+            raise ValueError(f"{path}: {name} is {value!r} but must be a name: give one in quotes.")
+    return ConfigFile(path, preset, method, options)
 
 
 def read_options(path: Path) -> dict[str, Any]:

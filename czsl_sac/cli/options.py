@@ -4,7 +4,7 @@ import contextlib
 import io
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -75,6 +75,8 @@ _SYNONYMS = {
     "tokens": "token-choice",
     "model": "method",
     "topk": "top-k",
+    "pairs": "candidates",
+    "preset": "dataset",
 }
 """What other tools call an option."""
 
@@ -169,6 +171,25 @@ def given_options(arguments: list[str]) -> list[str]:
     return [name.removeprefix("no_") for name in flags]
 
 
+def refuse_unread(arguments: list[str], unread: Mapping[str, str]) -> None:
+    """Refuse options that were given and that nothing reads.
+
+    Args:
+        arguments: what follows the command.
+        unread: the options that nothing reads, with underscores, each with the reason.
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    for name in given_options(arguments):
+        if name in unread:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"--{option} is given but {unread[name]}, so that nothing reads it: leave it "
+                "out, or change that."
+            )
+
+
 def unknown_option(argument: str, command: str, options: Any) -> str:
     """Return the sentence about an argument that no option takes.
 
@@ -186,9 +207,10 @@ def unknown_option(argument: str, command: str, options: Any) -> str:
     name = argument[2:].partition("=")[0].replace("_", "-")
     owners = _owners(name.removeprefix("no-"))
     if owners and method:
+        other = f", or choose --method {owners[0]}" if command == "train" else ""
         return (
-            f"--{name} is an option of {', '.join(owners)}, but {method} has none: leave it out, "
-            f"or choose --method {owners[0]}. {more}"
+            f"--{name} is an option of {', '.join(owners)}, but {method} has none: leave it out"
+            f"{other}. {more}"
         )
     synonym = _SYNONYMS.get(name)
     if synonym in known:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from czsl_sac.cli.config_file import read_config_file
-from czsl_sac.cli.options import given_options, parse_options, peek_options
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.cli.options import parse_options, peek_options, refuse_unread
+from czsl_sac.training.config import TrackerName, TrainConfig
 from czsl_sac.training.presets import PresetName, preset_for
 
 
@@ -36,6 +36,8 @@ class TrainOptions:
     """Folder of the run; None makes a new one under runs/."""
     resume: bool = False
     """Continue the run in --run-dir with its own configuration, changed by the options given."""
+    track: tuple[TrackerName, ...] = ()
+    """Show losses, learning rates, validation figures, curve and examples in these trackers."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def run(arguments: list[str]) -> int:
 
     run_dir = options.run_dir or new_run_dir(options.configuration)
     try:
-        summary = train(options.configuration, run_dir, resume=options.resume)
+        summary = train(options.configuration, run_dir, resume=options.resume, track=options.track)
     except KeyboardInterrupt:
         if (run_dir / "config.json").is_file():
             raise KeyboardInterrupt(
@@ -83,7 +85,8 @@ def run(arguments: list[str]) -> int:
         raise
     if os.environ.get("RANK", "0") == "0":
         scored = "best epoch" if summary.records else "untrained"
-        print(result_table(summary.test, summary.config, f"test split, {scored}"))
+        if summary.test is not None:
+            print(result_table(summary.test, summary.config, f"test split, {scored}"))
         done = f"{summary.seconds:.0f} s" if summary.trained else "the run had ended before"
         print(f"{done}; to score the run again: czsl-sac evaluate {run_dir}")
     return 0
@@ -102,14 +105,7 @@ def parse(arguments: list[str]) -> TrainOptions | None:
     default = _defaults(peek_options(_Start, "train", arguments))
     options = parse_options(TrainOptions, "train", arguments, default=default)
     if options is not None:
-        unread = options.configuration.unread()
-        for name in given_options(arguments):
-            if name in unread:
-                option = name.replace("_", "-")
-                raise ValueError(
-                    f"--{option} is given but {unread[name]}, so that nothing reads it: leave it "
-                    "out, or change that."
-                )
+        refuse_unread(arguments, options.configuration.unread())
     return options
 
 

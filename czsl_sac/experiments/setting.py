@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from czsl_sac.experiments.plan import Row
+from czsl_sac.methods.registry import reference
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.presets import preset_for
 from czsl_sac.training.record import differences
@@ -94,12 +95,36 @@ def run_dir(config: TrainConfig, setting: Setting) -> Path:
         config: of the run.
         setting: whose folder it is in.
     """
-    data = replace(config.data, data_root=None, num_workers=0, feature_cache=None)
-    backbone = replace(config.backbone, checkpoint_vision=False)
-    text = json.dumps(replace(config, data=data, backbone=backbone).to_dict(), sort_keys=True)
-    digest = sha256(text.encode()).hexdigest()[:10]
     runs = "quick-runs" if setting.quick else "runs"
-    return setting.out / runs / f"{setting.dataset}-{config.method.name}-{config.seed}-{digest}"
+    name = f"{setting.dataset}-{config.method.name}-{config.seed}-{digest(config)}"
+    return setting.out / runs / name
+
+
+def digest(config: TrainConfig) -> str:
+    """Return ten letters that are the same for configurations of the same figures.
+
+    Args:
+        config: of a run.
+
+    Examples:
+        >>> config = preset_for("scenes")
+        >>> digest(config) == digest(config.with_options(num_workers=2))
+        True
+        >>> digest(config) == digest(config.with_options(lr=1.0))
+        False
+    """
+    text = json.dumps(elsewhere(config).to_dict(), sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:10]
+
+
+def elsewhere(config: TrainConfig) -> TrainConfig:
+    """Return a configuration without what changes from place to place, and no figure.
+
+    Args:
+        config: of a run.
+    """
+    data = replace(config.data, data_root=None, num_workers=0, feature_cache=None)
+    return replace(config, data=data, backbone=replace(config.backbone, checkpoint_vision=False))
 
 
 def command(config: TrainConfig, setting: Setting) -> str:
@@ -114,13 +139,24 @@ def command(config: TrainConfig, setting: Setting) -> str:
         >>> print(command(preset_for("scenes").with_options(beta=0.5, seed=2), setting))
         czsl-sac train --preset scenes --method sac --run-dir ... --beta 0.5 --seed 2
     """
-    preset, method = preset_for(setting.dataset, config.method.name), config.method.name
-    words = ["czsl-sac", "train", "--preset", setting.dataset, "--method", method]
-    words += ["--run-dir", str(run_dir(config, setting))]
+    return train_command(config, setting.dataset, run_dir(config, setting))
+
+
+def train_command(config: TrainConfig, name: str, folder: Path) -> str:
+    """Return the command that trains a configuration.
+
+    Args:
+        config: of the run.
+        name: of the preset it starts from.
+        folder: of the run.
+    """
+    method = reference(config.method)
+    preset = preset_for(name, method)
+    words = ["czsl-sac", "train", "--preset", name, "--method", method, "--run-dir", str(folder)]
     for option, (_, value) in differences(preset, config).items():
-        name = option.rpartition(".")[2].replace("_", "-")
+        flag = option.rpartition(".")[2].replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)

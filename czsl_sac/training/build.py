@@ -104,7 +104,7 @@ def check_data_root(config: DataConfig) -> None:
     if config.data_root is None:
         raise ValueError(
             f"data_root is missing but dataset is {config.dataset!r}, which must be read from "
-            "files: pass --data-root FOLDER, or use --preset scenes, which needs none."
+            "files: pass --data-root FOLDER, or take the scenes, which need none."
         )
     if not config.data_root.exists():
         raise FileNotFoundError(

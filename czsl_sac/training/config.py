@@ -8,7 +8,7 @@ method is trained.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeAlias, get_type_hints
 
 from czsl_sac.checks import check_choice, check_range, suggestion
 from czsl_sac.data.sources.hub import HUB_PREFIX
@@ -16,6 +16,19 @@ from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_options, reference
 from czsl_sac.methods.sac.options import SACOptions
 from czsl_sac.schema import check_types, from_json, to_json, typed
+
+TrackerName: TypeAlias = Literal[
+    "aim",
+    "clearml",
+    "comet_ml",
+    "dvclive",
+    "mlflow",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
+]
+"""Trackers of the library accelerate; which of them shows a run is not part of what it is."""
 
 _DATA_SETS = ("scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness", "files")
 
@@ -302,11 +315,21 @@ class TrainConfig:
             >>> config.backbone.lora_targets, config.method.condenser_lr
             (('q',), None)
         """
-        annotations: dict[str, Any] = {}
-        for group in (self, self.data, self.backbone, self.method, self.optim):
-            annotations |= get_type_hints(type(group))
+        annotations = self.annotations()
         changes = {name: typed(value, annotations.get(name)) for name, value in values.items()}
         return self.with_options(**changes)
+
+    def annotations(self) -> dict[str, Any]:
+        """Return the type of every option, by name.
+
+        Examples:
+            >>> TrainConfig().annotations()["epochs"]
+            <class 'int'>
+        """
+        found: dict[str, Any] = {}
+        for group in (self, self.data, self.backbone, self.method, self.optim):
+            found |= get_type_hints(type(group))
+        return found
 
     def options(self) -> dict[str, Any]:
         """Return the method and every option that something reads, by name, as JSON types.

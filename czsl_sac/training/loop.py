@@ -1,5 +1,7 @@
 """The one training loop: every method, every stage, one epoch after the other."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -8,15 +10,35 @@ from torch import Tensor
 from tqdm import tqdm
 
 from czsl_sac.data import CZSLData
+from czsl_sac.evaluation import CZSLEvaluator, CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.checkpoint import Checkpoint, Progress
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.run_folder import LAST, RunFolder, naming
-from czsl_sac.training.scoring import evaluate_method
+from czsl_sac.training.scoring import evaluate_method, split_candidates
 from czsl_sac.training.session import Session
 
 UNTRAINED = "untrained:0"
 """What the weights of a method without training are called."""
+
+
+class DivergedError(ValueError):
+    """A loss is no longer finite."""
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What an epoch of training has come to, once its checkpoint is written.
+
+    Attributes:
+        records: one record per epoch so far, of all stages; that of this epoch is the last.
+        result: on the validation split.
+        evaluator: that saw its scores, for the predictions.
+    """
+
+    records: list[dict[str, Any]]
+    result: CZSLResult
+    evaluator: CZSLEvaluator
 
 
 def fit(
@@ -27,6 +49,7 @@ def fit(
     session: Session,
     *,
     checkpoint: Checkpoint | None = None,
+    after_epoch: Callable[[EpochEnd], None] | None = None,
 ) -> Progress:
     """Train a method and leave it with the weights of its best epoch by validation AUC.
 
@@ -41,12 +64,15 @@ def fit(
         folder: where checkpoints and metrics go.
         session: device, precision and processes.
         checkpoint: what to continue from; None begins.
+        after_epoch: called in the main process after each checkpoint; what it raises ends the
+            training, which can be continued.
 
     Returns:
         How far the run has come: all the way.
 
     Raises:
-        ValueError: the checkpoint does not fit, or a loss is no longer finite.
+        ValueError: the checkpoint does not fit.
+        DivergedError: a loss is no longer finite.
     """
     saved = checkpoint
     progress = saved.progress if saved else Progress()
@@ -78,13 +104,15 @@ def fit(
             with session.autocast():
                 method.refresh(session.batches(data.split("train"), "looking again"))
             losses = trainer.train_epoch(epoch)
-            result = evaluate_method(method, data, "val", session, stage=stage)
+            evaluator = CZSLEvaluator(split_candidates(data, "val")[0])
+            result = evaluate_method(method, data, "val", session, stage=stage, evaluator=evaluator)
             progress.epoch = epoch + 1
             progress.records.append(
                 {
                     "stage": stage,
                     "epoch": epoch + 1,
                     "losses": losses,
+                    "learning_rates": trainer.learning_rates,
                     "val": result.to_dict(),
                     "seconds": round(perf_counter() - start, 2),
                 }
@@ -102,6 +130,8 @@ def fit(
                     f"{stage} {epoch + 1}/{trainer.epochs}: loss {losses['total']:.3f}, "
                     f"val {result}, {progress.records[-1]['seconds']:.0f} s"
                 )
+                if after_epoch is not None:
+                    after_epoch(EpochEnd(progress.records, result, evaluator))
         session.wait()
         method.load_trained_state(best)
     return progress
@@ -145,6 +175,7 @@ class _StageTrainer:
         # Stepped once an epoch whatever the number of processes, so it is not prepared.
         self.scheduler = torch.optim.lr_scheduler.StepLR(optimizer, optim.lr_step, optim.lr_gamma)
         self.wrapped, self.optimizer = session.trainer(method, optimizer)
+        self.learning_rates: list[float] = []  # of the parameter groups, in the last epoch
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return the mean of each loss over its images, those of all processes."""
@@ -153,6 +184,7 @@ class _StageTrainer:
         torch.manual_seed(seed)
         self.generator.manual_seed(seed)
         self.method.train_stage(self.stage)
+        self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         accelerator = self.session.accelerator
         sums: dict[str, Tensor] = {}
         images_seen = torch.zeros((), device=accelerator.device)
@@ -175,7 +207,7 @@ class _StageTrainer:
         }
         for name, value in means.items():
             if not abs(value) < float("inf"):
-                raise ValueError(
+                raise DivergedError(
                     f"the {name} loss is {value} after epoch {epoch + 1} of stage {self.stage} "
                     "but must be finite: lower --lr, raise --temperature, or use --precision no."
                 )

@@ -23,7 +23,7 @@ from czsl_sac.evaluation.curve import Protocol
 from czsl_sac.evaluation.feasibility import InfeasibleRule
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.space import CompositionSpace
-from czsl_sac.training.scoring import score_split
+from czsl_sac.training.scoring import evaluate_method, score_split
 from czsl_sac.training.session import Session
 
 
@@ -138,6 +138,31 @@ def evaluate_open_world(
         threshold = validation.threshold
         predictor.restart()
     return evaluate(split, torch.tensor([threshold], dtype=torch.float64))
+
+
+def evaluate_split(
+    method: CZSLMethod,
+    data: CZSLData,
+    split: SplitName,
+    session: Session,
+    *,
+    protocol: Protocol = "exact",
+    open_world: OpenWorld | None = None,
+) -> CZSLResult:
+    """Evaluate a split in either world, all processes together.
+
+    Args:
+        method: on the session's device; left in evaluation mode.
+        data: the data set.
+        split: `"val"` or `"test"`.
+        session: device, precision and processes.
+        protocol: `"exact"` or `"legacy"`.
+        open_world: how to evaluate in the open world; None: the closed world.
+    """
+    with session.together(), session.sharing_texts(method.backbone.text):
+        if open_world is None:
+            return evaluate_method(method, data, split, session, protocol=protocol)
+        return evaluate_open_world(method, data, split, session, open_world, protocol=protocol)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Train a run into its folder, or go on with one."""
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +17,16 @@ from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method, check_data_root
 from czsl_sac.training.checkpoint import Checkpoint
-from czsl_sac.training.config import TrainConfig
+from czsl_sac.training.config import TrackerName, TrainConfig
 from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import split_fingerprints
-from czsl_sac.training.loop import fit
+from czsl_sac.training.loop import EpochEnd, fit
 from czsl_sac.training.memory import fill_memory
 from czsl_sac.training.record import RunRecord
 from czsl_sac.training.run_folder import RunFolder
 from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
+from czsl_sac.training.tracking import check_trackers, tracking
 from czsl_sac.training.trained import check_backbone, open_data
 
 
@@ -36,7 +38,8 @@ class RunSummary:
         run_dir: its folder.
         config: its configuration.
         records: one record per epoch, as in `metrics.jsonl`.
-        test: metrics of the best epoch's weights on the test split, exact protocol.
+        test: metrics of the best epoch's weights on the test split, exact protocol; None if they
+            were not asked for.
         seconds: time of this call.
         trained: whether this call trained anything.
     """
@@ -44,13 +47,19 @@ class RunSummary:
     run_dir: Path
     config: TrainConfig
     records: list[dict[str, Any]]
-    test: CZSLResult
+    test: CZSLResult | None
     seconds: float
     trained: bool
 
 
 def train(
-    config: TrainConfig, run_dir: str | os.PathLike[str], *, resume: bool = False
+    config: TrainConfig,
+    run_dir: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    test: bool = True,
+    track: Sequence[TrackerName] = (),
+    after_epoch: Callable[[EpochEnd], None] | None = None,
 ) -> RunSummary:
     """Train into a folder, fill the method's memory, and evaluate on the test split.
 
@@ -61,6 +70,9 @@ def train(
         config: the run.
         run_dir: folder for the record, the metrics and the checkpoints.
         resume: continue a run; without it the folder must not hold one.
+        test: evaluate on the test split; without it no test image is read.
+        track: trackers that show the run, see `Tracking`; they change nothing of it.
+        after_epoch: see `fit`.
 
     Returns:
         Records and test result.
@@ -70,15 +82,20 @@ def train(
             trains there.
         FileNotFoundError: there is nothing to resume, or the data is not there.
         ValueError: the configuration, the data or a checkpoint does not fit.
-        ConnectionError: another of several processes has ended before its work was done.
+        DivergedError: a loss is no longer finite.
+        ConnectionError: another of several processes has ended before its work was done, or a
+            tracker cannot be started.
+        ImportError: a tracker is not installed.
     """
     start = perf_counter()
+    check_trackers(track)
     folder = RunFolder(run_dir)
     config = _absolute(config)
     found = _found(folder, config) if resume else None
     if found is not None:
-        done = _finished(folder, *found, start)
+        done = _finished(folder, *found, start, test)
         if done is not None:
+            _show_finished(done, found[0], folder, track)
             return done
     session = Session.of(config)
     if session.is_main and not resume:
@@ -108,42 +125,77 @@ def train(
             check_backbone(folder, record, backbone)
             data = open_data(config, backbone, record, folder)
         method = build_method(config, backbone, data.space).to(session.device)
-        if session.is_main:
-            folder.write_record(record)
-            if checkpoint is not None:
-                folder.derive(checkpoint)
-            tqdm.write(_header(method, data, record, folder, session, checkpoint))
-        data = cached(data, config, backbone, session)
-        with session.together(), session.sharing_texts(method.backbone.text):
-            return _train(method, data, record, folder, session, checkpoint, start)
+        with tracking(track if session.is_main else (), record, folder) as tracked:
+            if session.is_main:
+                folder.write_record(record)
+                if checkpoint is not None:
+                    folder.derive(checkpoint)
+                tqdm.write(_header(method, data, record, folder, session, checkpoint))
+            images = data  # a tracker shows them, which a cache of features does not hold
+            data = cached(data, config, backbone, session)
 
+            def hooks(end: EpochEnd) -> None:
+                if tracked is not None:
+                    tracked.epoch(end, images, backbone)
+                if after_epoch is not None:
+                    after_epoch(end)
 
-def _train(
-    method: CZSLMethod,
-    data: CZSLData,
-    record: RunRecord,
-    folder: RunFolder,
-    session: Session,
-    checkpoint: Checkpoint | None,
-    start: float,
-) -> RunSummary:
-    """Train, then bring in line what follows from the best weights: memory and test result."""
-    progress = fit(method, data, record.config, folder, session, checkpoint=checkpoint)
-    method.eval()
-    fill_memory(method, lambda: data.split("train"), session)
-    test = evaluate_method(method, data, "test", session)
-    if session.is_main:
-        folder.save_memory(method.memory_state(), progress.best)
-        folder.save_test(test, progress.best, session.batch_size)
-    session.wait()
+            with session.together(), session.sharing_texts(method.backbone.text):
+                progress = fit(
+                    method,
+                    data,
+                    record.config,
+                    folder,
+                    session,
+                    checkpoint=checkpoint,
+                    after_epoch=hooks,
+                )
+                tested = _fill_and_test(method, data, folder, session, progress.best, test)
+            if tracked is not None:
+                tracked.missed(progress.records)
+                if tested is not None:
+                    tracked.test(tested, len(progress.records))
     return RunSummary(
         folder.path,
         record.config,
         progress.records,
-        test,
+        tested,
         perf_counter() - start,
         trained=True,
     )
+
+
+def _show_finished(
+    done: RunSummary, record: RunRecord, folder: RunFolder, track: Sequence[TrackerName]
+) -> None:
+    """Send what trackers have missed of a run that has ended."""
+    if not track or not Session.of(record.config).is_main:
+        return
+    with folder.claim(), tracking(track, record, folder) as tracked:
+        if tracked is not None:
+            tracked.missed(done.records)
+            if done.test is not None:
+                tracked.test(done.test, len(done.records))
+
+
+def _fill_and_test(
+    method: CZSLMethod,
+    data: CZSLData,
+    folder: RunFolder,
+    session: Session,
+    best: str,
+    test: bool,
+) -> CZSLResult | None:
+    """Bring in line what follows from the best weights: memory, and test result if asked for."""
+    method.eval()
+    fill_memory(method, lambda: data.split("train"), session)
+    result = evaluate_method(method, data, "test", session) if test else None
+    if session.is_main:
+        folder.save_memory(method.memory_state(), best)
+        if result is not None:
+            folder.save_test(result, best, session.batch_size)
+    session.wait()
+    return result
 
 
 def _header(
@@ -216,7 +268,7 @@ def _found(folder: RunFolder, config: TrainConfig) -> tuple[RunRecord, Checkpoin
 
 
 def _finished(
-    folder: RunFolder, record: RunRecord, checkpoint: Checkpoint | None, start: float
+    folder: RunFolder, record: RunRecord, checkpoint: Checkpoint | None, start: float, test: bool
 ) -> RunSummary | None:
     """Return what a finished run has to show; None if something is still to be done."""
     if checkpoint is None or not checkpoint.progress.finished:
@@ -224,14 +276,14 @@ def _finished(
     if folder.stale(checkpoint):
         return None
     tag = checkpoint.progress.best
-    test = folder.load_test(tag, record.config.optim.eval_batch_size)
-    if test is None or folder.load_memory(tag) is None:
+    tested = folder.load_test(tag, record.config.optim.eval_batch_size) if test else None
+    if (test and tested is None) or folder.load_memory(tag) is None:
         return None
     return RunSummary(
         folder.path,
         record.config,
         checkpoint.progress.records,
-        test,
+        tested,
         perf_counter() - start,
         trained=False,
     )

@@ -45,6 +45,7 @@ def evaluate_method(
     *,
     protocol: Protocol = "exact",
     stage: str | None = None,
+    evaluator: CZSLEvaluator | None = None,
 ) -> CZSLResult:
     """Score every image of a split in the closed world, in its fixed order, and evaluate.
 
@@ -55,6 +56,8 @@ def evaluate_method(
         session: device, precision and processes.
         protocol: `"exact"` or `"legacy"`.
         stage: during training, the stage that the method is in; None uses all of it.
+        evaluator: a new one over the split's candidates, by the protocol, for who wants its
+            predictions; None makes one.
 
     Returns:
         S, U, HM, AUC and the rest, the same in all processes.
@@ -63,7 +66,8 @@ def evaluate_method(
     method.eval()
     with session.autocast():
         predictor = method.predictor(space, stage)
-    evaluator = CZSLEvaluator(space, protocol=protocol)
+    if evaluator is None:
+        evaluator = CZSLEvaluator(space, protocol=protocol)
     measured = score_split(
         predictor,
         evaluator,

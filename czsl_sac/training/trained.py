@@ -16,10 +16,9 @@ from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import check_splits
 from czsl_sac.training.memory import fill_memory
-from czsl_sac.training.open_world import OpenWorld, evaluate_open_world
+from czsl_sac.training.open_world import OpenWorld, evaluate_split
 from czsl_sac.training.record import RunRecord
 from czsl_sac.training.run_folder import MEMORY, RunFolder, naming
-from czsl_sac.training.scoring import evaluate_method
 from czsl_sac.training.session import Session
 
 _Run = TypeVar("_Run", bound="TrainedRun")
@@ -125,11 +124,9 @@ class TrainedRun:
             protocol: `"exact"` or `"legacy"`.
             open_world: how to evaluate in the open world; None: the closed world.
         """
-        method, data, session = self.method, self.data, self.session
-        with session.together(), session.sharing_texts(method.backbone.text):
-            if open_world is None:
-                return evaluate_method(method, data, split, session, protocol=protocol)
-            return evaluate_open_world(method, data, split, session, open_world, protocol=protocol)
+        return evaluate_split(
+            self.method, self.data, split, self.session, protocol=protocol, open_world=open_world
+        )
 
 
 def changed(config: TrainConfig, *, data_root: Path | None = None, **changes: Any) -> TrainConfig:
