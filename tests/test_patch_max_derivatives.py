@@ -124,17 +124,30 @@ def test_no_derivative_holds_all_similarities(monkeypatch: pytest.MonkeyPatch) -
     assert largest[0] == B * T * C
 
 
+def test_vmap_over_texts_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "tile_shape", lambda *_: (4, 64))
+    tokens, _, _ = inputs(8, 20, 1, 40, torch.float64, False)
+    text = inputs(10, 1, 30, 40, torch.float64, True)[1]
+    with largest_result() as largest:
+        got = torch.vmap(lambda y: patch_max(tokens, y, impl="chunked")[0])(text)
+    assert largest[0] <= 4 * 20 * 64 < tokens.numel()
+    torch.testing.assert_close(got[7], patch_max(tokens, text[7], impl="reference")[0])
+
+
 @contextmanager
 def largest_result() -> Iterator[list[int]]:
-    """Record how many numbers the largest tensor holds that is made."""
+    """Record how many numbers the largest tensor holds that is made; views are none."""
     largest = [0]
+
+    def storages(of: object) -> dict[int, int]:
+        found = [x for x in tree_leaves(of) if isinstance(x, Tensor)]
+        return {x.untyped_storage()._cdata: x.numel() for x in found}
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            for x in tree_leaves(result):
-                if isinstance(x, Tensor) and x._base is None:
-                    largest[0] = max(largest[0], x.numel())
+            result, given = func(*args, **(kwargs or {})), storages((args, kwargs))
+            made = [size for key, size in storages(result).items() if key not in given]
+            largest[0] = max(largest[0], *made, 0)
             return result
 
     with Recorder():

@@ -96,6 +96,21 @@ def test_an_exported_program_can_be_trained() -> None:
     torch.testing.assert_close(got, exact)
 
 
+def test_an_exported_program_loses_no_tangent_in_silence() -> None:
+    tokens, text, _ = inputs(2, 9, 7, 8, torch.float64, False)
+
+    def moved(aligner: nn.Module) -> Tensor:
+        return torch.func.jvp(lambda x: aligner(x, text), (tokens,), (tokens.cos(),))[1]
+
+    plain, auto = (
+        torch.export.export(PatchMaxAligner(impl=impl), (tokens, text)).module()
+        for impl in ("reference", "auto")
+    )
+    torch.testing.assert_close(moved(plain), moved(PatchMaxAligner(impl="chunked")))
+    with pytest.raises(ValueError, match="'auto' but must be 'reference' in an exported program"):
+        moved(auto)
+
+
 def test_the_aligner_compiles_as_one_graph_for_every_size() -> None:
     """One for each side of auto's threshold, and with gradients one more each."""
     torch._dynamo.reset()

@@ -222,9 +222,9 @@ def _values_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor
 
 def _values_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     """Find the winners again, for a program exported without gradients and trained after all."""
-    tensors = ctx.saved_tensors
-    _, indices = torch.ops.czsl_sac.patch_max(*tensors, ctx.impl)
-    return _gradients(ctx, _Operands(grad, indices, *tensors))
+    tokens, text = ctx.saved_tensors
+    _, indices = maximum(tokens, text, ctx.impl)
+    return _gradients(ctx, _Operands(grad, indices, tokens, text))
 
 
 def _part_backward(ctx: Any, arrived: Tensor) -> tuple[Tensor | None, ...]:

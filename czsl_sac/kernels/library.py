@@ -9,6 +9,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from czsl_sac.kernels import chunked, fused
 
@@ -36,8 +37,14 @@ def implementation(impl: str, tokens: Tensor, *, gradient: bool = False) -> Modu
             multiplies matrices, which in float32 the library does faster.
 
     Raises:
-        ValueError: `"triton"` cannot serve these tokens.
+        ValueError: `"triton"` cannot serve these tokens, or a tangent would be lost.
     """
+    # In a `torch.autograd.Function`, as `czsl_sac.kernels.derivatives` has, forward mode is off.
+    if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
+        raise ValueError(
+            f"impl is {impl!r} but must be 'reference' in an exported program that is "
+            "differentiated in forward mode: export with impl='reference'."
+        )
     if impl == "auto" and not (tokens.is_cuda and (gradient or tokens.dtype in TENSOR_CORE_DTYPES)):
         impl = "chunked"
     if impl == "chunked":
