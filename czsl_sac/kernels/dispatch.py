@@ -28,9 +28,10 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
     """Return the largest inner product over the tokens, and which token gave it (Eq. 2).
 
     The same as `(tokens @ text.mT).max(dim=1)` without the `[B, T, C]` product in memory.
-    Differentiable in both inputs; the gradient flows to the winning token alone and is exactly
-    zero for a token that never wins. A tie goes to the lowest index. A NaN similarity makes the
-    value NaN. Under autocast both inputs are cast to its dtype, as for a matrix product.
+    Differentiable in both inputs, to every order, backward, forward and under `torch.func`. The
+    gradient flows to the winning token alone and is exactly zero for a token that never wins. A
+    tie goes to the lowest index. A NaN similarity makes the value NaN. Under autocast both inputs
+    are cast to its dtype, as for a matrix product.
 
     Args:
         tokens: `[B, T, D]`, any strides.
@@ -45,7 +46,7 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
 
     Raises:
         ValueError: a shape, dtype or device does not fit, there is no token to take the
-            maximum over, or `impl` cannot serve these inputs.
+            maximum over, or `impl` cannot serve these inputs or be traced.
 
     Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
