@@ -112,7 +112,8 @@ def read_objective(options: TuneOptions, values: dict[str, Any]) -> "Objective":
     file = config_file(options.space, fixed)
     if options.run is None:
         preset: Any = file.preset or "scenes"
-        base = file.over(preset_for(preset, file.method or "sac"))
+        start = preset_for(preset, file.method) if file.method else preset_for(preset)
+        base = file.over(start)
     else:
         for name in fixed:
             raise ValueError(
