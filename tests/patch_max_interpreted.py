@@ -186,6 +186,25 @@ class TestInterpreted:
             values = run(tokens, text[:20], torch.full((2, 20), size), "triton")[2]
             assert not values.isnan().any()
 
+    @pytest.mark.parametrize("per_image", [False, True])
+    def test_other_derivatives(self, loads: str, per_image: bool) -> None:
+        if loads == "descriptors":
+            return  # float32 is loaded by pointers
+        tokens, text, _ = inputs(2, 6, 5, 16, torch.float32, per_image)
+
+        def taken(impl: str) -> tuple:
+            def number(tokens: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+                return patch_max_values(tokens, text, impl=impl).pow(3).sum()
+
+            gradients = torch.func.grad(number, (0, 1))
+            each = torch.vmap(gradients, (0, None if per_image else 0))
+            moved = torch.func.jvp(gradients, (tokens, text), (tokens, text))
+            return moved, each(
+                torch.stack([tokens, -tokens]), text if per_image else text[:2, None]
+            )
+
+        torch.testing.assert_close(taken("triton"), taken("reference"), rtol=1e-4, atol=1e-3)
+
     def test_offsets_beyond_32_bits(self) -> None:
         # Four GiB of address space of which few pages are touched. The images lie 2³¹ elements
         # apart, and so do the first and last tile of texts.

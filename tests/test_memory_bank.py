@@ -296,6 +296,32 @@ def test_temperatures_may_be_tensors_and_learned(name):
     assert float(parameter.grad) == pytest.approx(float(high - low) / (2 * step), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_derivatives_of_every_order_and_direction():
+    bank = filled()
+    features = stream(1, 3, 6)[0].requires_grad_()
+    ways = {"check_forward_ad": True, "check_batched_grad": True}
+    assert torch.autograd.gradcheck(bank, features, **ways)
+    assert torch.autograd.gradgradcheck(bank, features, check_fwd_over_rev=True)
+    torch.testing.assert_close(torch.func.jacfwd(bank)(features), torch.func.jacrev(bank)(features))
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
+def test_the_meta_device_gives_shapes_while_no_sample_decides_them():
+    bank = EntropyMemoryBank(texts(6).to("meta"), capacity=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = bank(torch.empty(3, DIM, device="meta"))
+    assert (logits.device.type, logits.shape) == ("meta", (3, 6))
+    full = filled()
+    before = {name: value.clone() for name, value in full.state_dict().items()}
+    with pytest.raises(ValueError, match=r"stored samples is meta but must be a real one"):
+        full.to("meta")
+    for name, value in full.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.raises(ValueError, match=r"stored samples is meta but must be a real one"):
+        bank.load_state_dict(before)
+
+
 def test_float32_is_close_to_float64():
     bank = filled(samples=80)
     query = torch.randn(5, DIM, dtype=torch.float64)

@@ -1,107 +1,210 @@
-"""`patch_max` under torch.func, forward-mode differentiation, the meta device and torch.export.
+"""Every derivative of `patch_max` that torch can take, by every `impl`, against the reference."""
 
-Each works, or says which `impl` does.
-"""
-
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
-from patch_max_checks import inputs
+from patch_max_checks import inputs, operators
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from czsl_sac.kernels import patch_max, patch_max_values
+from czsl_sac.blocks import PatchMaxAligner
+from czsl_sac.kernels import chunked, patch_max, patch_max_values
 
 FUNCTIONS = {
     "patch_max": lambda tokens, text, impl: patch_max(tokens, text, impl=impl)[0],
     "patch_max_values": lambda tokens, text, impl: patch_max_values(tokens, text, impl=impl),
+    "aligner": lambda tokens, text, impl: PatchMaxAligner(1.0, impl=impl)(tokens, text),
 }
-MESSAGE = r"impl is 'chunked' but must be 'reference' or 'auto' under torch.func"
+WAYS = ("dual", "jvp", "grad", "vmap of grad", "jacfwd", "jacrev", "hessian", "third")
 
 
-def taken_by(tokens: Tensor, text: Tensor, impl: str, name: str) -> dict[str, Callable[[], Tensor]]:
-    """Derivatives of the weighted sum, or of its parts, in every way torch knows."""
+@pytest.fixture
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `auto` take the operators at the sizes of these tests, too."""
+    monkeypatch.setattr("czsl_sac.kernels.dispatch.SMALL", {})
 
-    def weighted(tokens: Tensor) -> Tensor:
-        values = FUNCTIONS[name](tokens, text, impl)
-        return (values * torch.arange(values.numel()).view(values.shape)).sum()
+
+def taken_by(tokens: Tensor, text: Tensor, impl: str, name: str) -> dict[str, Callable[[], object]]:
+    """Derivatives in tokens and text of the values, or of a number made of them."""
+    both = (tokens, text)
+    moves = (torch.cos(tokens), torch.sin(text))
+
+    def values(tokens: Tensor, text: Tensor) -> Tensor:
+        return FUNCTIONS[name](tokens, text, impl)
+
+    def number(tokens: Tensor, text: Tensor) -> Tensor:
+        return values(tokens, text).pow(3).sum()
 
     def dual() -> Tensor:
         with forward_ad.dual_level():
-            made = forward_ad.make_dual(tokens, torch.cos(tokens))
-            return forward_ad.unpack_dual(weighted(made)).tangent
+            made = (forward_ad.make_dual(*pair) for pair in zip(both, moves, strict=True))
+            return forward_ad.unpack_dual(values(*made)).tangent
 
-    def each(image: Tensor) -> Tensor:
-        return FUNCTIONS[name](image.unsqueeze(0), text, impl).square().sum()
+    def each(image: Tensor, text: Tensor) -> Tensor:
+        return number(image.unsqueeze(0), text)
 
+    func, at = torch.func, (0, 1)
+    of_one, where = (text.unsqueeze(1), 0) if text.dim() == 3 else (text, None)
     return {
         "dual": dual,
-        "jvp": lambda: torch.func.jvp(weighted, (tokens,), (torch.cos(tokens),))[1],
-        "grad": lambda: torch.func.grad(weighted)(tokens),
-        "vmap of grad": lambda: torch.vmap(torch.func.grad(each))(tokens),
-        "jacfwd": lambda: torch.func.jacfwd(lambda t: FUNCTIONS[name](t, text, impl))(tokens),
-        "jacrev": lambda: torch.func.jacrev(lambda t: FUNCTIONS[name](t, text, impl))(tokens),
-        "hessian": lambda: torch.func.hessian(lambda t: weighted(t).square())(tokens),
+        "jvp": lambda: func.jvp(values, both, moves)[1],
+        "grad": lambda: func.grad(number, at)(*both),
+        "vmap of grad": lambda: torch.vmap(func.grad(each, at), (0, where))(tokens, of_one),
+        "jacfwd": lambda: func.jacfwd(values, at)(*both),
+        "jacrev": lambda: func.jacrev(values, at)(*both),
+        "hessian": lambda: func.hessian(number, at)(*both),
+        "third": lambda: func.jacrev(func.jacfwd(func.grad(number)), 1)(*both),
     }
 
 
+@pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("way", ["dual", "jvp", "grad", "vmap of grad", "jacfwd", "jacrev"])
-def test_other_derivatives_are_right_or_refused(
-    name: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("czsl_sac.kernels.dispatch.SMALL", {})  # auto would take chunked
-    tokens, text, _ = inputs(2, 5, 4, 3, torch.float64, False)
+def test_torch_func_and_forward_mode(name: str, way: str, per_image: bool) -> None:
+    tokens, text, _ = inputs(2, 4, 3, 3, torch.float64, per_image)
     exact = taken_by(tokens, text, "reference", name)[way]()
-    assert exact.any()
-    torch.testing.assert_close(taken_by(tokens, text, "auto", name)[way](), exact)
-    with pytest.raises(ValueError, match=MESSAGE):
-        taken_by(tokens, text, "chunked", name)[way]()
-
-
-def test_second_derivatives_by_torch_func() -> None:
-    tokens, text, _ = inputs(2, 3, 4, 2, torch.float64, False)
-    got = taken_by(tokens, text, "auto", "patch_max")["hessian"]()
-    torch.testing.assert_close(got, taken_by(tokens, text, "reference", "patch_max")["hessian"]())
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_vmap_alone_is_served() -> None:
-    tokens, text, _ = inputs(3, 5, 4, 8, torch.float32, False)
-    expected = patch_max(tokens, text, impl="reference")
+    assert all(x.any() for x in tree_leaves(exact))
     for impl in ("auto", "chunked"):
-        got = torch.vmap(lambda t, impl=impl: patch_max(t[None], text, impl=impl))(tokens)
-        torch.testing.assert_close(got[0].squeeze(1), expected[0])
-        assert torch.equal(got[1].squeeze(1), expected[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of a batch taken one by one
+            torch.testing.assert_close(taken_by(tokens, text, impl, name)[way](), exact)
 
 
-def test_the_meta_device_knows_no_autocast() -> None:
-    for B, C in ((2, 3), (200, 5000)):
-        tokens, text = torch.empty(B, 257, 64, device="meta"), torch.empty(C, 64, device="meta")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            values, indices = patch_max(tokens, text)
-            alone = patch_max_values(tokens, text)
-        assert values.shape == indices.shape == alone.shape == (B, C)
-        assert (values.device.type, values.dtype, indices.dtype) == (
-            *("meta", torch.float32, torch.int64),
-        )
+@pytest.mark.parametrize("per_image", [False, True])
+def test_numerically_in_every_order_and_direction(per_image: bool) -> None:
+    """Backward, forward, over one another, for batches of both, by finite differences."""
+    tokens, text, _ = (x.requires_grad_() for x in inputs(2, 4, 3, 3, torch.float64, per_image))
+
+    def values(tokens: Tensor, text: Tensor) -> Tensor:
+        return patch_max(tokens, text, impl="chunked")[0].sin()
+
+    checks = {"check_batched_grad": True, "atol": 1e-6}
+    ways = {"check_forward_ad": True, "check_batched_forward_grad": True}
+    assert gradcheck(values, (tokens, text), **checks, **ways)
+    assert gradgradcheck(values, (tokens, text), check_fwd_over_rev=True, **checks)
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.compiler, "is_exporting"), reason="torch cannot tell that it exports"
-)
-def test_an_exported_program_serves_every_size() -> None:
-    class Alignment(torch.nn.Module):
-        def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-            return patch_max(tokens, text)[0] + patch_max_values(tokens, text)
+def test_second_derivatives_by_backward() -> None:
+    tokens, text, _ = inputs(3, 5, 4, 8, torch.float64, False)
 
-    auto = torch.export.Dim.DYNAMIC
-    tokens, text, _ = inputs(2, 9, 7, 8, torch.float32, False)
-    program = torch.export.export(
-        Alignment(), (tokens, text), dynamic_shapes=({0: auto, 1: auto}, {0: auto})
+    def twice(impl: str) -> tuple[Tensor, ...]:
+        both = tokens.clone().requires_grad_(), text.clone().requires_grad_()
+        number = patch_max(*both, impl=impl)[0].pow(3).sum()
+        once = torch.autograd.grad(number, both, create_graph=True)
+        return torch.autograd.grad(sum(x.square().sum() for x in once), both)
+
+    torch.testing.assert_close(twice("chunked"), twice("reference"))
+
+
+def test_no_derivative_holds_all_similarities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither `[B, T, C]` nor the gathered rows `[B, C, D]` is ever there."""
+    B, T, C, D = 16, 20, 200, 40
+    monkeypatch.setattr(chunked, "tile_shape", lambda *_: (4, 64))
+    monkeypatch.setattr(chunked, "PAIRED", 2**12)
+    tokens, text, _ = inputs(B, T, C, D, torch.float64, False)
+
+    def moved_gradients(impl: str) -> tuple[Tensor, Tensor]:
+        def number(tokens: Tensor, text: Tensor) -> Tensor:
+            return patch_max(tokens, text, impl=impl)[0].square().sum()
+
+        return torch.func.jvp(torch.func.grad(number, (0, 1)), (tokens, text), (tokens, text))[1]
+
+    with largest_result() as largest:
+        got = moved_gradients("chunked")
+    assert largest[0] <= B * T * D
+    torch.testing.assert_close(got, moved_gradients("reference"))
+    with largest_result() as largest:
+        moved_gradients("reference")
+    assert largest[0] == B * T * C
+
+
+def test_vmap_over_texts_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "tile_shape", lambda *_: (4, 64))
+    tokens, _, _ = inputs(8, 20, 1, 40, torch.float64, False)
+    text = inputs(10, 1, 30, 40, torch.float64, True)[1]
+    with largest_result() as largest:
+        got = torch.vmap(lambda y: patch_max(tokens, y, impl="chunked")[0])(text)
+    assert largest[0] <= 4 * 20 * 64 < tokens.numel()
+    torch.testing.assert_close(got[7], patch_max(tokens, text[7], impl="reference")[0])
+
+
+@contextmanager
+def largest_result() -> Iterator[list[int]]:
+    """Record how many numbers the largest tensor holds that is made; views are none."""
+    largest = [0]
+
+    def storages(of: object) -> dict[int, int]:
+        found = [x for x in tree_leaves(of) if isinstance(x, Tensor)]
+        return {x.untyped_storage()._cdata: x.numel() for x in found}
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result, given = func(*args, **(kwargs or {})), storages((args, kwargs))
+            made = [size for key, size in storages(result).items() if key not in given]
+            largest[0] = max(largest[0], *made, 0)
+            return result
+
+    with Recorder():
+        yield largest
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.parametrize("impl", ["auto", "chunked"])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("batched", [(0, None), (1, None), (None, 1), (1, 0)])
+def test_vmap_is_one_call(batched: tuple, per_image: bool, impl: str) -> None:
+    tokens, text, _ = inputs(10, 4, 3, 8, torch.float64, True)
+    tokens, text = tokens.view(5, 2, 4, 8), text.view(5, 2, 3, 8)
+    text = text if per_image else text[:, 0]
+    tokens, text = (
+        x[:1].expand_as(x) if at is None else x
+        for x, at in zip((tokens, text), batched, strict=True)
     )
-    for B, T, C in ((2, 9, 7), (40, 60, 800)):  # on either side of the threshold of auto
-        tokens, text, _ = inputs(B, T, C, 8, torch.float32, False)
-        expected = 2 * patch_max(tokens, text, impl="reference")[0]
-        torch.testing.assert_close(program.module()(tokens, text), expected)
+    expected = [patch_max(x, y, impl="reference") for x, y in zip(tokens, text, strict=True)]
+    tokens, text = (
+        x[0] if at is None else x.movedim(0, at)
+        for x, at in zip((tokens, text), batched, strict=True)
+    )
+    with operators() as names:
+        got = torch.vmap(lambda x, y: patch_max(x, y, impl=impl), batched)(tokens, text)
+    assert names.count("czsl_sac.patch_max.default") == 1
+    torch.testing.assert_close(got[0], torch.stack([values for values, _ in expected]))
+    assert torch.equal(got[1], torch.stack([indices for _, indices in expected]))
+
+
+def test_nothing_to_batch_or_differentiate() -> None:
+    tokens, text, _ = inputs(2, 4, 3, 8, torch.float32, False)
+    for B, C in ((0, 3), (2, 0)):
+        both = (tokens[:B], text[:C])
+        jacobians = torch.func.jacfwd(lambda x, y: patch_max(x, y, impl="chunked")[0], (0, 1))
+        assert [x.shape for x in jacobians(*both)] == [(B, C, *x.shape) for x in both]
+    none = torch.vmap(lambda x: patch_max(x, text, impl="chunked")[0])(tokens.new_zeros(0, 2, 4, 8))
+    assert none.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
+    tokens, text, _ = inputs(2, 6, 9, 64, dtype, False)
+    moves = tuple(x.roll(1, 0) for x in (tokens, text))
+
+    def moved(tokens: Tensor, text: Tensor, *moves: Tensor) -> Tensor:
+        function = FUNCTIONS["patch_max"]
+        return torch.func.jvp(lambda x, y: function(x, y, "chunked"), (tokens, text), moves)[1]
+
+    got, exact = (
+        moved(*(x.to(kind) for x in (tokens, text, *moves))) for kind in (dtype, torch.float32)
+    )
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, exact)
+
+
+def test_functionalize_leaves_the_operator() -> None:
+    tokens, text, _ = inputs(2, 4, 3, 8, torch.float32, False)
+    got = torch.func.functionalize(lambda x: patch_max(x, text, impl="chunked")[0])(tokens)
+    torch.testing.assert_close(got, patch_max(tokens, text, impl="reference")[0])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from patch_max_checks import assert_no_worse_than_eager, inputs, operators, run
+from torch import Tensor
 
 from czsl_sac.kernels import patch_max, patch_max_values
 from czsl_sac.kernels.library import implementation
@@ -54,6 +55,21 @@ def test_ties_and_nan(impl: str) -> None:
     assert values[1].isnan().all()
     assert not values[[0, 2]].isnan().any()
     assert 0 <= int(indices.min()) <= int(indices.max()) < 257
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("impl", ["auto", "chunked", "triton"])
+def test_other_derivatives(impl: str, per_image: bool) -> None:
+    tokens, text, _ = (x.cuda() for x in inputs(3, 60, 40, 32, torch.float32, per_image))
+
+    def taken(impl: str) -> tuple:
+        def number(tokens: Tensor, text: Tensor) -> Tensor:
+            return patch_max_values(tokens, text, impl=impl).square().sum()
+
+        gradients = torch.func.grad(number, (0, 1))
+        return torch.func.jvp(gradients, (tokens, text), (tokens, text))
+
+    torch.testing.assert_close(taken(impl), taken("reference"), rtol=1e-4, atol=1e-2)
 
 
 def test_views_that_tensor_descriptors_cannot_load() -> None:

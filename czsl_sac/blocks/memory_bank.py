@@ -19,7 +19,7 @@ from czsl_sac.functional.memory import (
     prototype_similarities,
     text_entropy,
 )
-from czsl_sac.functional.precision import at_least_float32
+from czsl_sac.functional.precision import at_least_float32, without_autocast
 from czsl_sac.functional.probabilities import check_probabilities
 from czsl_sac.kernels.dispatch import is_exporting
 
@@ -208,7 +208,7 @@ class EntropyMemoryBank(nn.Module):
             ValueError: the shape does not fit.
         """
         self._check_features(features)
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             query = self._unit(features)
             images = max(1, _MAX_SIMILARITIES // max(1, self.pool.view.classes.shape[0]))
             # an exported program is to serve every size, not those on one side of the threshold

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from czsl_sac.functional.precision import without_autocast
+
 # Rows that are gathered at once to compute inner products.
 _MAX_ROWS = 2**14
 
@@ -154,6 +156,10 @@ class SamplePool(nn.Module):
 
     def _index(self, changed: Tensor | None = None) -> None:
         """Group the classes by size; renew the inner products of those changed (or all)."""
+        if len(self.classes) == 0:
+            self.view = PoolView(self.features, self.classes, self.gram, [])
+            return
+        _check_device(self.classes)
         order = self.classes.argsort(stable=True)
         present, sizes = torch.unique_consecutive(self.classes[order], return_counts=True)
         firsts = sizes.cumsum(0) - sizes
@@ -176,7 +182,7 @@ class SamplePool(nn.Module):
         for rows in group.split(_MAX_ROWS // group.shape[1] + 1):
             taken = rows >= 0
             slots = self.features[rows.clamp_min(0)].to(self.gram.dtype)
-            with torch.autocast(slots.device.type, enabled=False):
+            with without_autocast(slots):
                 products = slots @ slots.mT
             self.gram[rows[taken], : rows.shape[1]] = products[taken]
 
@@ -192,8 +198,10 @@ class SamplePool(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         bits, dtype = self.entropies.view(torch.int32), self.features.dtype
+        moved = fn(bits)
+        _check_device(moved)
         super()._apply(fn, recurse)
-        self.entropies = fn(bits).view(torch.float32)  # moved, but never rounded
+        self.entropies = moved.view(torch.float32)  # never rounded
         if self.features.dtype != dtype:
             exact = torch.promote_types(self.features.dtype, torch.float32)
             self.gram = self.gram.new_zeros(self.gram.shape, dtype=exact)
@@ -217,3 +225,16 @@ class SamplePool(nn.Module):
             self._allocate(sizes.pop(), self.features)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._index()
+
+
+def _check_device(rows: Tensor) -> None:
+    """Refuse samples without numbers.
+
+    Raises:
+        ValueError: there are rows, and their device is `"meta"`.
+    """
+    if rows.is_meta and len(rows):
+        raise ValueError(
+            f"the device of {len(rows)} stored samples is meta but must be a real one, as their "
+            "classes decide the shapes of a prediction: call reset() on the bank first."
+        )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from czsl_sac.functional.precision import at_least_float32
+from czsl_sac.functional.precision import at_least_float32, without_autocast
 
 __all__ = ["hsic"]
 
@@ -31,7 +31,7 @@ def hsic(x: Tensor, y: Tensor) -> Tensor:
     """
     if len(x) < 2:
         return 0.0 * (x.sum() + y.sum())
-    with torch.autocast(x.device.type, enabled=False):  # differences of near distances
+    with without_autocast(x):  # differences of near distances
         kernel_x, kernel_y = (_centred_kernel(at_least_float32(rows)) for rows in (x, y))
     own = (kernel_x * kernel_x).sum() * (kernel_y * kernel_y).sum()
     return (kernel_x * kernel_y).sum() / own.clamp_min(_TINY).sqrt()

@@ -323,6 +323,8 @@ def check_start(text: Tensor, capacity: int, text_slot: str) -> None:
             "give one text embedding per composition."
         )
     check_range("capacity", capacity, low=2 if text_slot == "permanent" else 1)
+    if text.is_meta:  # of its numbers nothing is known
+        return
     norms = at_least_float32(text.detach()).norm(dim=-1)
     if not bool(((norms > 0) & norms.isfinite()).all()):
         raise ValueError(

@@ -1,5 +1,7 @@
 """The one rule on precision: what ranks or is summed is computed in float32 or better."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -18,3 +20,18 @@ def at_least_float32(x: Tensor) -> Tensor:
         torch.float32
     """
     return x if x.dtype == torch.float64 else x.float()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which autocast leaves the dtype of what is computed from `x` alone.
+
+    Args:
+        x: on any device; torch knows no autocast of `"meta"` and refuses to be asked.
+
+    Examples:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast(torch.ones(2, 2)):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.float32
+    """
+    device = x.device.type
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+# Numbers of the gathered rows that `at` holds at once: 1 MiB in float32, which stays in cache.
+PAIRED = 2**18
+
 
 def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor, Tensor | None]:
     """Return the values `[B, C]` and, if asked for, the token indices `[B, C]`.
@@ -55,6 +58,27 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
             if not direct:
                 target.copy_(out)
     return values, indices
+
+
+def at(indices: Tensor, tokens: Tensor, text: Tensor) -> Tensor:
+    """Return the inner product of each text with the token named, `[B, C]`.
+
+    Args:
+        indices: tokens, `[B, C]`.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
+    """
+    (B, T, D), C = tokens.shape, text.shape[-2]
+    products = tokens.new_empty(B * C, dtype=_value_dtype(tokens))
+    rows, texts = tokens.reshape(B * T, D), text.reshape(-1, D)
+    winners = _flat_tokens(indices, T).flatten()
+    step = max(1, PAIRED // max(1, D))
+    for first in range(0, B * C, step):
+        part = slice(first, first + step)
+        pairs = torch.arange(first, min(first + step, B * C), device=tokens.device)
+        paired = texts[pairs % C if text.dim() == 2 else pairs].to(products.dtype)
+        products[part] = (rows[winners[part]].to(products.dtype) * paired).sum(dim=1)
+    return products.view(B, C)
 
 
 def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Tensor:

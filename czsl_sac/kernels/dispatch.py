@@ -8,11 +8,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from czsl_sac.checks import check_choice
 from czsl_sac.functional.alignment import check_tokens_and_text, patch_max_reference
-from czsl_sac.kernels.library import TENSOR_CORE_DTYPES  # and registers the operators
+from czsl_sac.kernels.derivatives import is_transformed, maximum
+from czsl_sac.kernels.library import TENSOR_CORE_DTYPES
 
 Impl = Literal["auto", "reference", "chunked", "triton"]
 
@@ -28,16 +28,17 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
     """Return the largest inner product over the tokens, and which token gave it (Eq. 2).
 
     The same as `(tokens @ text.mT).max(dim=1)` without the `[B, T, C]` product in memory.
-    Differentiable in both inputs; the gradient flows to the winning token alone and is exactly
-    zero for a token that never wins. A tie goes to the lowest index. A NaN similarity makes the
-    value NaN. Under autocast both inputs are cast to its dtype, as for a matrix product.
+    Differentiable in both inputs, to every order, backward, forward and under `torch.func`. The
+    gradient flows to the winning token alone and is exactly zero for a token that never wins. A
+    tie goes to the lowest index. A NaN similarity makes the value NaN. Under autocast both inputs
+    are cast to its dtype, as for a matrix product.
 
     Args:
         tokens: `[B, T, D]`, any strides.
         text: `[C, D]`, or one set of texts per image, `[B, C, D]`; same dtype and device.
         impl: `"reference"` is the plain expression, `"chunked"` goes tile by tile with
             library matrix products on any device, `"triton"` is the fused CUDA kernel.
-            `"auto"` chooses by device, dtype, size, and whether a gradient is wanted.
+            `"auto"` chooses by device, dtype, size, and whether a derivative is wanted.
 
     Returns:
         Values `[B, C]` (float32, or float64 for float64 inputs) and token indices
@@ -45,7 +46,7 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
 
     Raises:
         ValueError: a shape, dtype or device does not fit, there is no token to take the
-            maximum over, or `impl` cannot serve these inputs.
+            maximum over, or `impl` cannot serve these inputs or be traced.
 
     Examples:
         >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -55,7 +56,7 @@ def patch_max(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> tuple[Ten
     tokens, text = _checked(tokens, text, impl)
     if _takes_reference(tokens, text, impl):
         return patch_max_reference(tokens, text)
-    return torch.ops.czsl_sac.patch_max(tokens, text, impl)
+    return maximum(tokens, text, impl)
 
 
 def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Tensor:
@@ -77,7 +78,7 @@ def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Te
         >>> patch_max_values(tokens, torch.tensor([[3.0, 4.0], [2.0, 1.0]]))
         tensor([[4., 2.]])
     """
-    if torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad):
+    if _is_differentiated(tokens, text):
         return patch_max(tokens, text, impl=impl)[0]
     tokens, text = _checked(tokens, text, impl)
     if _takes_reference(tokens, text, impl):
@@ -136,35 +137,28 @@ def _takes_reference(tokens: Tensor, text: Tensor, impl: str) -> bool:
     """Say whether the plain expression serves this call.
 
     Raises:
-        ValueError: `impl` has not the derivatives that are taken.
+        ValueError: `impl` cannot be traced here.
     """
-    if impl == "reference":
-        return True
-    if _has_other_derivatives(tokens, text):
-        if impl == "auto":
+    if torch.compiler.is_compiling() and is_transformed():
+        # Its tracer takes a custom derivative for that of the code inside: zero, in silence.
+        if impl in ("auto", "reference"):
             return True
         raise ValueError(
-            f"impl is {impl!r} but must be 'reference' or 'auto' under torch.func's transforms and "
-            "forward-mode differentiation: the plain expression alone has these derivatives."
+            f"impl is {impl!r} but must be 'auto' or 'reference' where torch.compile traces "
+            "torch.func's transforms: the plain expression alone can be traced there."
         )
     # an exported program is to serve every size, not those on one side of the threshold
     if impl != "auto" or is_exporting():
-        return False
-    with_gradients = torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad)
+        return impl == "reference"
     similarities = tokens.shape[0] * tokens.shape[1] * text.shape[-2]
-    return similarities <= largest_plain(tokens, with_gradients=with_gradients)
+    return similarities <= largest_plain(tokens, with_gradients=_is_differentiated(tokens, text))
 
 
-def _has_other_derivatives(*inputs: Tensor) -> bool:
-    """Say whether this call is differentiated in another way than by autograd's backward pass."""
-    if torch.compiler.is_compiling():
-        return False
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    if any(each.key() != torch._C._functorch.TransformType.Vmap for each in transforms):
+def _is_differentiated(tokens: Tensor, text: Tensor) -> bool:
+    """Say whether a derivative may be taken of this call's values."""
+    if torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad):
         return True
-    return forward_ad._current_level >= 0 and any(
-        forward_ad.unpack_dual(x).tangent is not None for x in inputs
-    )
+    return is_transformed()
 
 
 def is_exporting() -> bool:

@@ -1,4 +1,4 @@
-"""The Triton kernels behind the same three functions as `chunked`.
+"""The Triton kernels behind the same functions as `chunked`.
 
 Triton is imported here when a kernel first runs, not before.
 """
@@ -75,6 +75,17 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
         return triton_forward.launch(
             tokens, text, plan, with_indices=with_indices, processors=processors
         )
+
+
+def at(indices: Tensor, tokens: Tensor, text: Tensor) -> Tensor:
+    """Return the inner product of each text with the token named, by `chunked`'s gathers.
+
+    Args:
+        indices: tokens, `[B, C]`.
+        tokens: `[B, T, D]`.
+        text: `[C, D]` or `[B, C, D]`.
+    """
+    return chunked.at(indices, tokens, text)
 
 
 def grad_tokens(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from czsl_sac.checks import check_choice, check_range
-from czsl_sac.functional.precision import at_least_float32
+from czsl_sac.functional.precision import at_least_float32, without_autocast
 from czsl_sac.functional.transport import local_aware_transport
 
 __all__ = ["Assignment", "PrimitivePrototypes"]
@@ -84,7 +84,7 @@ class PrimitivePrototypes(nn.Module):
         Returns:
             `[B]` int64, in 0 to K − 1.
         """
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             features = F.normalize(at_least_float32(features), dim=-1)
             similarities = features @ self.vectors[labels].mT  # of image i's primitive: [i]
             own = torch.arange(len(labels), device=labels.device)
@@ -108,7 +108,7 @@ class PrimitivePrototypes(nn.Module):
             assigned: what `assign` returned.
         """
         count, num_prototypes, _ = self.vectors.shape
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             features = F.normalize(at_least_float32(features), dim=-1).to(self.vectors.dtype)
             members = F.one_hot(labels * num_prototypes + assigned, count * num_prototypes)
             means = F.normalize(members.mT.to(features.dtype) @ features, dim=-1)

@@ -11,7 +11,7 @@ from czsl_sac.blocks.alignment import Aligner, ClassTokenAligner
 from czsl_sac.blocks.sample_pool import SamplePool
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.functional.memory import prediction_entropy
-from czsl_sac.functional.precision import at_least_float32
+from czsl_sac.functional.precision import at_least_float32, without_autocast
 from czsl_sac.methods.predictor import TextPredictor
 from czsl_sac.methods.tomcat.options import TOMCATOptions
 from czsl_sac.space import CompositionSpace
@@ -121,7 +121,7 @@ class TOMCATPredictor(TextPredictor):
         """Return the logits of one image `[1, T, D]`, then take a step on its losses."""
         options, aligner = self.options, self.method.aligner
         tokens = at_least_float32(image.detach()).clone()  # may come from inference mode
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens):
             with torch.no_grad():
                 familiar = aligner.similarity(tokens, self.text)[0]
             text = updated_prototypes(self.text, self.text_residual, familiar, options.theta)
