@@ -21,7 +21,7 @@ from czsl_sac.space import CompositionSpace
 PAGE = Path(__file__).parent.parent / "docs" / "deploy.md"
 IN_CI = [("sac", {"bank": "dynamic"}), ("troika", {"alignment": "patch_max"})]
 SLOW = [
-    (name, {"alignment": alignment})
+    (name, {"alignment": alignment, **({"views": 0} if name == "plid" else {})})
     for name in method_names()
     for alignment in ("cls", "patch_max")
     if (name, {"alignment": alignment}) not in IN_CI
@@ -50,7 +50,7 @@ def outputs(file: Path, images: np.ndarray) -> tuple[dict, list[np.ndarray]]:
 @pytest.mark.parametrize(
     ("method", "options"),
     [*IN_CI, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
-    ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
 )
 @pytest.mark.parametrize("ending", ["onnx", "pt2"])
 def test_a_file_says_what_predict_says(
@@ -82,6 +82,17 @@ def test_a_file_says_what_predict_says(
             ):
                 for name, share in ranks:
                     assert abs(found[row, names.index(name)] - share) < 1e-4
+
+
+@pytest.mark.slow
+def test_views_made_for_each_image_are_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tiny_run("plid"), tmp_path / "model.pt2"
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", str(file)]) == 2
+    assert "the prediction of plid cannot be written as one program" in capsys.readouterr().err
+    assert not file.exists()
 
 
 def test_the_pages_program_needs_neither_pytorch_nor_this_package(tmp_path: Path) -> None:

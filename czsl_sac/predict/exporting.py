@@ -49,8 +49,8 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
         The path.
 
     Raises:
-        ValueError: the path has another ending, the prediction learns or is random, or the file
-            does not predict what the run does.
+        ValueError: the path has another ending, the prediction learns, is random or no program, or
+            the file does not predict what the run does.
         ImportError: a package is missing.
     """
     check_request(ready, path)
@@ -68,7 +68,15 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
                 "exported: train it without what is random in prediction."
             )
     told = json.dumps(_metadata(ready, predictor), ensure_ascii=False)
-    program = trace(method, model, images)
+    try:
+        program = trace(method, model, images)
+    except RuntimeError as error:  # torch.export's own, of many lines
+        why = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"the prediction of {ready.config.method.name} cannot be written as one program but "
+            "must be, to be exported: train it without views, or choices, made for each image "
+            f"anew. ({why})"
+        ) from error
 
     def write(temporary: Path) -> None:
         convert = _write_onnx if path.suffix == ".onnx" else _write_pt2
