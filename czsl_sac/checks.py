@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-__all__ = ["check_choice", "check_not_folder", "check_range", "suggestion"]
+__all__ = ["check_choice", "check_not_folder", "check_range", "check_ranges", "suggestion"]
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -92,6 +92,21 @@ def check_range(
         remedy = broken[0][1] if value == value else "give a number"
         bound = " and ".join(text for text, _ in broken)
         raise ValueError(f"{name} is {value} but must be {bound}: {remedy}.")
+
+
+def check_ranges(options: object, *names: str, **bounds: float) -> None:
+    """Refuse options outside the same bounds.
+
+    Args:
+        options: an object that has them.
+        *names: of the options.
+        **bounds: as for `check_range`.
+
+    Raises:
+        ValueError: a bound is broken.
+    """
+    for name in names:
+        check_range(name, getattr(options, name), **bounds)
 
 
 def suggestion(value: object, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_range, check_ranges
 from czsl_sac.cli.options import parse_options
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class ReproduceOptions:
     """Say how long it may take, and print the command of each run to be trained; do nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "epochs", "images_per_pair", "processes"):
-            check_range(name, getattr(self, name), low=1)
+        check_ranges(self, "seeds", "epochs", "images_per_pair", "processes", low=1)
         check_range("num_workers", self.num_workers, low=0)
 
 
