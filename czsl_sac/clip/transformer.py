@@ -124,16 +124,13 @@ class Attention(nn.Module):
         return scores.softmax(dim=-1).mean(dim=1)[:, 0]
 
     def project(self, x: Tensor, *, parts: slice = WHOLE) -> Tensor:
-        """Return query, key and value side by side, or some of them.
+        """Return query, key and value side by side, or some of them, `[..., W · number of parts]`.
 
         For those who compute the attention themselves, as the text tower's shared prefixes do.
 
         Args:
             x: tokens `[..., W]`.
             parts: of query, key and value, such as `slice(1, 3)` for key and value.
-
-        Returns:
-            `[..., W · number of parts]`.
         """
         bias = self.in_proj_bias
         return project(self, "in_proj_weight", x, bias, parts=parts, stacked=3)

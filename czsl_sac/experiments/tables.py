@@ -7,10 +7,10 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
-from czsl_sac.experiments.paper import DATA_SETS
 from czsl_sac.experiments.plan import Study
 from czsl_sac.experiments.runner import Measurement, planned
 from czsl_sac.experiments.setting import Setting, command
+from czsl_sac.methods.options import DATA_SETS
 from czsl_sac.training.run_folder import RunFolder
 
 METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}

@@ -32,9 +32,6 @@ def align_in_chunks(
         compositions: tensors with one row per composition, C of them.
         chunk_size: compositions at a time.
 
-    Returns:
-        `[B, C]`.
-
     Raises:
         ValueError: `chunk_size` is below 1.
 

@@ -5,12 +5,14 @@ logit plus p(a) p(o).
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
@@ -68,6 +70,14 @@ class ThreeBranches(CZSLMethod):
             encoded: what `encode` returned.
         """
         raise NotImplementedError
+
+    def looked_at(self, tokens: Tensor) -> Tensor:
+        """Return those of `tokens` `[B, T, D]` that the alignment looks at: all, or the first."""
+        return tokens[:, :1] if isinstance(self.aligner, ClassTokenAligner) else tokens
+
+    def aligned(self, views: Iterable[Tensor]) -> list[Branch]:
+        """Return what compares texts with these views `[B, T, D]` of the images, one a branch."""
+        return [partial(self.aligner, view) for view in views]
 
     def branch_targets(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the true seen composition, attribute and object of each image, `[B]` each.

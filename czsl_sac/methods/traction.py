@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import ClassTokenAligner
-from czsl_sac.clip.transformer import QuickGELU
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
-from czsl_sac.methods.cross_attention import CrossAttention, KeysValues
+from czsl_sac.methods.cross_attention import CrossAttention, KeysValues, mlp
 from czsl_sac.methods.three_branches import Branch, ThreeBranches, tokens_of
 
 __all__ = ["CrossModalTraction", "TractedBranches", "TractionLayer"]
@@ -105,9 +103,7 @@ class TractionLayer(nn.Module):
         super().__init__()
         self.attention = CrossAttention(dim, num_heads)
         self.norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, 4 * dim), QuickGELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
-        )
+        self.mlp = mlp(dim, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, text: Tensor, context: KeysValues) -> Tensor:
@@ -140,20 +136,14 @@ class TractedBranches(ThreeBranches):
         raise NotImplementedError
 
     def branches(self, encoded: Any) -> list[Branch]:
-        """Return what makes logits of texts before traction.
-
-        Args:
-            encoded: what `encode` returned.
-        """
-        tokens = tokens_of(encoded)
-        if isinstance(self.aligner, ClassTokenAligner):
-            tokens = tokens[:, :1]
+        """Return what makes logits of texts before traction."""
+        tokens = self.looked_at(tokens_of(encoded))
         views = [tokens] * 3
         if self.disentanglers:
             views = [tokens, *(disentangler(tokens) for disentangler in self.disentanglers)]
         tractions = self.tractions(encoded)
         if tractions is None:
-            return [partial(self.aligner, view) for view in views]
+            return self.aligned(views)
         return [
             partial(self._tracted_logits, view, traction)
             for view, traction in zip(views, tractions, strict=True)

@@ -13,19 +13,10 @@ from torch import Tensor
 
 from czsl_sac._version import __version__
 from czsl_sac.evaluation import CZSLResult
+from czsl_sac.evaluation.result import COLUMNS
 from czsl_sac.report.plots import curve_series, line_plot
 from czsl_sac.space import CompositionSpace, Pair
 from czsl_sac.words import counted, visible
-
-METRICS = {
-    "S": "seen",
-    "U": "unseen",
-    "HM": "hm",
-    "AUC": "auc",
-    "attribute": "attribute",
-    "object": "object",
-}
-"""Column of a table: field of a result."""
 
 SHARES = {"patch_wins": "a patch wins", "patch_attention": "attention on patches"}
 """Field of `CZSLResult.patch_shares`: column of a table."""
@@ -42,7 +33,7 @@ def page(template: str, **context: Any) -> str:
         _templates()
         .get_template(template)
         .render(
-            version=__version__, metrics=list(METRICS), share_names=list(SHARES.values()), **context
+            version=__version__, metrics=list(COLUMNS), share_names=list(SHARES.values()), **context
         )
     )
 

@@ -81,14 +81,11 @@ class TextImageFusion(nn.Module):
         self.text_blocks = _blocks(text_width, num_layers, dropout)
 
     def image(self, states: Tensor, primitives: Tensor) -> Tensor:
-        """Return an image's fused states.
+        """Return an image's fused states, `[B, T, image_width]`.
 
         Args:
             states: `[B, T, image_width]`.
             primitives: prompts of attributes and objects, `[P, n, W]`; read by `"txt2img"` alone.
-
-        Returns:
-            `[B, T, image_width]`.
         """
         if self.fusion == "txt2img":
             tokens = self.map_width(primitives).transpose(0, 1).flatten(0, 1)  # [n·P, width]
@@ -101,14 +98,11 @@ class TextImageFusion(nn.Module):
         return self.text_blocks(states)
 
     def primitives(self, states: Tensor, primitives: Tensor) -> Tensor:
-        """Return the primitives' prompts as each image makes them: `"img2txt"`.
+        """Return the primitives' prompts as each image makes them: `"img2txt"`, `[B, P, n, W]`.
 
         Args:
             states: `[B, T, image_width]`.
             primitives: prompts of attributes and objects, `[P, n, W]`.
-
-        Returns:
-            `[B, P, n, W]`.
         """
         count, length, _ = primitives.shape
         tokens = self.map_tokens(self.map_width(states).mT).mT  # [B, n·P, W]

@@ -1,17 +1,11 @@
 """Options of HPL; its published settings are MIT-States', the other data sets' are CSP's."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from czsl_sac.checks import check_range
+from czsl_sac.methods.csp.options import PUBLISHED
 from czsl_sac.methods.options import Published, Settings, WordOptions, printed
-
-_PUBLISHED: dict[str, Any] = {
-    "train_backbone": "none",
-    "epochs": 20,
-    "batch_size": 128,  # 64, accumulated twice
-    "lr_step": 20,  # one learning rate for all of training
-}
 
 
 @dataclass(frozen=True)
@@ -30,9 +24,9 @@ class HPLOptions(WordOptions):
     )
     settings: ClassVar[Settings] = {
         "scenes": {"train_backbone": "none", "lr": 1e-3},
-        "ut-zappos": {**_PUBLISHED, "lr": 5e-4, "prompt_dropout": 0.2},
-        "mit-states": {**_PUBLISHED, "lr": 5e-5},
-        "cgqa": {**_PUBLISHED, "lr": 5e-5},
+        "ut-zappos": {**PUBLISHED, "lr": 5e-4, "prompt_dropout": 0.2},
+        "mit-states": {**PUBLISHED, "lr": 5e-5},
+        "cgqa": {**PUBLISHED, "lr": 5e-5},
         "fruit-ripeness": {"prompt_dropout": 0.1},
     }
     inference: ClassVar[frozenset[str]] = WordOptions.inference | {"primitive_share"}

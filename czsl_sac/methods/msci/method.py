@@ -77,11 +77,7 @@ class MSCI(TractedBranches):
         )
 
     def encode(self, images: Tensor) -> LeveledTokens:
-        """Return the tokens of the last vision layer, of the first and of the last ones.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-        """
+        """Return the tokens of the last vision layer, of the first and of the last ones."""
         visual = self.backbone.visual
         numbers = sorted({*self.low_layers, *self.high_layers})
         states = visual.layer_states(images, numbers)
@@ -98,12 +94,7 @@ class MSCI(TractedBranches):
         return [partial(self.interaction, context=context)] * 3
 
     def combine(self, path: PathProbabilities, pairs: Tensor) -> Tensor:
-        """Return the composition's logit plus w p(a) p(o).
-
-        Args:
-            path: logits of the compositions, probabilities of attributes and objects.
-            pairs: attribute and object of each composition, `[C, 2]`.
-        """
+        """Return the composition's logit plus w p(a) p(o)."""
         weighed = path._replace(
             attribute=self.options.primitive_weight * at_least_float32(path.attribute)
         )

@@ -101,8 +101,7 @@ class RAPROptions(PromptOptions):
         super().__post_init__()
         check_range("view_dropout", self.view_dropout, low=0, below=1)
         shares = ("composition_residual", "attribute_residual", "object_residual")
-        for name in (*shares, "retrieval_weight", "primitive_share"):
-            check_range(name, getattr(self, name), low=0, high=1)
+        check_ranges(self, *shares, "retrieval_weight", "primitive_share", low=0, high=1)
         check_ranges(self, "database_size", "retrieval_size", "retrieval_loss_size", low=1)
         check_range("retrieval_sharpness", self.retrieval_sharpness, above=0)
         check_ranges(self, "debias_weight", "retrieval_loss_weight", low=0)

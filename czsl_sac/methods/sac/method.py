@@ -154,9 +154,6 @@ class SAC(CZSLMethod):
 
         A sample goes to the composition that p_vac over the seen compositions names, as Eq. 9
         has it; its label is not looked at.
-
-        Args:
-            batches: training images without augmentation, each `[B, 3, H, W]`.
         """
         if self.options.bank == "off" or self.condenser is None:
             return
