@@ -4,8 +4,6 @@ import difflib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-__all__ = ["check_choice", "check_not_folder", "check_range", "check_ranges", "suggestion"]
-
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is none of the choices.

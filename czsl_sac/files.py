@@ -15,20 +15,6 @@ from safetensors import SafetensorError, safe_open
 if TYPE_CHECKING:  # torch takes seconds, which files of text do without
     from torch import Tensor
 
-__all__ = [
-    "clear_temporaries",
-    "is_sealed",
-    "load_tensors",
-    "read_json",
-    "read_metadata",
-    "save_json",
-    "save_tensors",
-    "seal",
-    "tensor_digest",
-    "write_atomically",
-    "write_bytes",
-]
-
 _DIGEST = "sha256"
 
 

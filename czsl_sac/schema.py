@@ -7,8 +7,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from czsl_sac.checks import suggestion
 
-__all__ = ["check_types", "from_json", "to_json", "typed"]
-
 _Options = TypeVar("_Options")
 
 _NAMES: dict[Any, str] = {

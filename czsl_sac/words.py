@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-__all__ = ["counted", "some", "visible"]
-
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun.

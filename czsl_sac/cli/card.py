@@ -23,11 +23,7 @@ class CardOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(CardOptions, "card", arguments)
     if options is None:
         return 0

@@ -39,11 +39,7 @@ class CompareOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(CompareOptions, "compare", arguments)
     if options is None:
         return 0

@@ -38,11 +38,7 @@ class CompletionOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(CompletionOptions, "completion", arguments)
     if options is None:
         return 0

@@ -46,11 +46,7 @@ class DemoOptions(PredictorOptions):
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(DemoOptions, "demo", arguments)
     if options is None:
         return 0

@@ -52,11 +52,7 @@ class DiagnoseOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(DiagnoseOptions, "diagnose", arguments)
     if options is None:
         return 0
@@ -86,12 +82,7 @@ def run(arguments: list[str]) -> int:
 
 
 def answers_table(answers: "TokenAnswers", heading: str) -> str:
-    """Return the figures in percent, with a sentence on each.
-
-    Args:
-        answers: what was measured.
-        heading: of what.
-    """
+    """Return the figures in percent, with a sentence on each."""
     from tabulate import tabulate
 
     names = {"class_token": "class token", "tokens": "all tokens", "patches": "patches alone"}
@@ -119,11 +110,7 @@ def answers_table(answers: "TokenAnswers", heading: str) -> str:
 
 
 def answers_record(answers: "TokenAnswers") -> dict[str, Any]:
-    """Return the figures as JSON types.
-
-    Args:
-        answers: what was measured.
-    """
+    """Return the figures as JSON types."""
     pointing = answers.pointing
     return {
         "images": answers.images,

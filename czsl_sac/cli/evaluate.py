@@ -113,11 +113,7 @@ class _Start:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse(arguments)
     if options is None:
         return 0
@@ -209,9 +205,6 @@ def _check_world(options: ScoringOptions) -> None:
 
 def parse(arguments: list[str]) -> EvaluateOptions | UntrainedOptions | None:
     """Return the options; None if help was shown.
-
-    Args:
-        arguments: options of the command.
 
     Raises:
         ValueError: an option is unknown, has a value that does not fit, or is read by nothing.

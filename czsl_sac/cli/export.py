@@ -37,11 +37,7 @@ class ExportOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(ExportOptions, "export", arguments)
     if options is None:
         return 0

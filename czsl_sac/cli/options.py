@@ -117,11 +117,6 @@ def parse_options(
 def peek_options(options: type[_Options], command: str, arguments: list[str]) -> _Options:
     """Parse a few options ahead of the others, which are ignored; `--help` is one of the others.
 
-    Args:
-        options: dataclass of these options.
-        command: name of the command.
-        arguments: what follows the command.
-
     Raises:
         ValueError: one of these options lacks its value or has one that does not fit.
     """
@@ -159,9 +154,6 @@ def option_names(options: Any) -> set[str]:
 
 def given_options(arguments: list[str]) -> list[str]:
     """Return the names of the options that were given, with underscores.
-
-    Args:
-        arguments: what follows the command.
 
     Examples:
         >>> given_options(["--lr=1", "--no-condense", "x"])

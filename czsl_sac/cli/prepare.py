@@ -27,11 +27,7 @@ class PrepareOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(PrepareOptions, "prepare", arguments)
     if options is None:
         return 0

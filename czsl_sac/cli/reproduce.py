@@ -61,11 +61,7 @@ class ReproduceOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(ReproduceOptions, "reproduce", arguments)
     if options is None:
         return 0
@@ -125,13 +121,7 @@ def run(arguments: list[str]) -> int:
 
 
 def write_study(study: "Study", measured: "Sequence[Measurement]", setting: "Setting") -> str:
-    """Write a study's CSV, table and picture, print the table and return its page.
-
-    Args:
-        study: table or figure.
-        measured: its rows.
-        setting: on what they were measured.
-    """
+    """Write a study's CSV, table and picture, print the table and return its page."""
     from czsl_sac.experiments.figures import draw
     from czsl_sac.experiments.gallery import draw_images
     from czsl_sac.experiments.tables import frame, markdown

@@ -50,11 +50,7 @@ class SplitOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse(arguments)
     if options is None:
         return 0
@@ -108,9 +104,6 @@ def run(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> SplitOptions | None:
     """Return the options; None if help was shown.
-
-    Args:
-        arguments: options of the command.
 
     Raises:
         ValueError: an option is unknown or has a value that does not fit.

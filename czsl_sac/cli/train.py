@@ -52,11 +52,7 @@ class _Start:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse(arguments)
     if options is None:
         return 0
@@ -94,9 +90,6 @@ def run(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> TrainOptions | None:
     """Return the options on top of their preset or resumed run; None if help was shown.
-
-    Args:
-        arguments: options of the command.
 
     Raises:
         ValueError: an option is unknown, out of range, contradicts another, or is read by nothing.
@@ -142,9 +135,6 @@ def _defaults(start: _Start) -> TrainOptions:
 
 def read_config(run_dir: Path) -> TrainConfig:
     """Return the configuration of a run, without loading torch.
-
-    Args:
-        run_dir: its folder.
 
     Raises:
         FileNotFoundError: the folder holds no run.

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["autocasts", "in_autocast", "linear"]
-
 
 class _StoredLinear(torch.autograd.Function):
     """x Wᵀ + b with W frozen and of another dtype than x; only W as it is kept is saved."""

@@ -28,8 +28,6 @@ from czsl_sac.clip.transformer import (
 )
 from czsl_sac.clip.tree_transformer import run_blocks
 
-__all__ = ["TextTower", "Tokenizer"]
-
 _Prompts: TypeAlias = FixedPrompts | SortedPrompts
 _SHARING_PAYS = 0.8  # from which share of the tokens on token ids run on a tree; see forward
 _CHUNK_SIZES = (256, 8192)  # on a CPU the size makes no difference; a GPU waits for small chunks

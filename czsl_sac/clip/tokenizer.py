@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["PaddedTokenizer"]
-
 
 class PaddedTokenizer:
     """Texts to rows of ids: start, word pieces, end, zeros.

@@ -11,16 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from czsl_sac.checks import check_choice
 from czsl_sac.clip.adapters.low_rank import WHOLE, project
 
-__all__ = [
-    "Activation",
-    "Attention",
-    "Linear",
-    "QuickGELU",
-    "ResidualAttentionBlock",
-    "Transformer",
-    "has_dropout",
-]
-
 Activation = Literal["quick_gelu", "gelu"]
 
 

@@ -8,8 +8,6 @@ from czsl_sac.data.protocol import SplitName
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = ["TAB7_COUNTS", "count_data", "differences_from_tab7"]
-
 _HEADINGS = (
     "attributes",
     "objects",

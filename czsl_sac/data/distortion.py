@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["distort"]
-
 MIRRORED, TILTED = 0.5, 0.5  # probabilities
 TILT = 0.5  # how far corners move, by half a side
 TURN = 5.0  # degrees

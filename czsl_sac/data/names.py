@@ -13,8 +13,6 @@ from czsl_sac.words import some, visible
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = ["read_alike", "read_as", "refuse_read_alike"]
-
 
 def read_as(name: str) -> str:
     r"""Return a name as CLIP's tokenizers read it in a prompt, without invisible characters.

@@ -11,16 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = [
-    "MAX_DIFFERENCE",
-    "MAX_DISTANCE",
-    "THUMBNAIL_BYTES",
-    "difference_hash",
-    "group_near_duplicates",
-    "near_pairs",
-    "thumbnail",
-]
-
 MAX_DISTANCE = 8
 """Differing bits, of 64, up to which two images can be near-duplicates by default."""
 

@@ -14,17 +14,6 @@ from czsl_sac.checks import check_choice
 from czsl_sac.data.stores import StoredImage
 from czsl_sac.words import visible
 
-__all__ = [
-    "MAX_MEGAPIXELS",
-    "Exif",
-    "OnBadImage",
-    "UnreadableImageError",
-    "bits_of",
-    "opened",
-    "read_image",
-    "rgb",
-]
-
 Exif = Literal["follow", "ignore"]
 """What to do with a photograph's EXIF orientation."""
 

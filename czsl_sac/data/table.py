@@ -9,8 +9,6 @@ from czsl_sac.data.sources.read import read_listing
 from czsl_sac.data.transforms import ImageReader
 from czsl_sac.words import visible
 
-__all__ = ["ImageTable"]
-
 
 class ImageTable(ImageData):
     """A data set from a table with image, attribute, object and split of each image.

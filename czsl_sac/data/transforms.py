@@ -22,8 +22,6 @@ from czsl_sac.data.distortion import distort
 from czsl_sac.data.reading import Exif, read_image
 from czsl_sac.data.stores import StoredImage
 
-__all__ = ["ImageReader", "ImageTransform"]
-
 ImageReader = Literal["pil", "torch"]
 """Who resizes images: Pillow, as the published methods do, or torch."""
 

@@ -43,11 +43,7 @@ class Answer:
     notes: tuple[str, ...]
 
     def decide(self, bias: float) -> Decision:
-        """Return what is named under a bias for unseen compositions.
-
-        Args:
-            bias: added to their scores.
-        """
+        """Return what is named under a bias for unseen compositions."""
         return decide(self.scores, self.space.seen_mask, bias)
 
     def table(self, rows: int, columns: int) -> "Table":
@@ -174,12 +170,7 @@ class Explorer:
             ) from None
 
     def heatmap(self, answer: Answer, column: int) -> bytes:
-        """Return where the method looked for a composition, as a PNG file.
-
-        Args:
-            answer: about the image.
-            column: of the composition.
-        """
+        """Return where the method looked for a composition, as a PNG file."""
         predictor = self._predictor(answer.candidates)
         with predictor.session.autocast():
             (figure,) = draw_batch(

@@ -23,13 +23,7 @@ SHARES = {
 
 
 def frame(study: Study, measured: Sequence[Measurement], setting: Setting) -> pd.DataFrame:
-    """Return one row a measurement: label, seed, metrics as fractions, gap, command of the run.
-
-    Args:
-        study: table or figure.
-        measured: its rows.
-        setting: on what they were measured.
-    """
+    """Return one row a measurement: label, seed, metrics as fractions, gap, command of the run."""
     return pd.DataFrame(
         [
             {
@@ -52,12 +46,7 @@ def frame(study: Study, measured: Sequence[Measurement], setting: Setting) -> pd
 
 
 def again(study: Study, setting: Setting) -> str:
-    """Return the command that makes a study.
-
-    Args:
-        study: table or figure.
-        setting: on what it is measured.
-    """
+    """Return the command that makes a study."""
     words = ["czsl-sac", "reproduce", study.name, "--dataset", setting.dataset]
     words += ["--seeds", str(setting.seeds)]
     if setting.data_root is not None:
@@ -87,13 +76,7 @@ def _gap(measurement: Measurement) -> float | None:
 
 
 def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) -> str:
-    """Return a study as a page: table, the paper's figures beside, and the commands of its runs.
-
-    Args:
-        study: table or figure.
-        measured: its rows.
-        setting: on what they were measured.
-    """
+    """Return a study as a page: table, the paper's figures beside, and the commands of its runs."""
     table = frame(study, measured, setting)
     paper = {m.row.label: _published(m, setting.dataset) for m in measured}
     auc = {label: group.set_index("seed")["auc"] for label, group in table.groupby("row")}
@@ -164,9 +147,6 @@ def _published(measurement: Measurement, dataset: str) -> str:
 
 def spread(values: "pd.Series[float]") -> str:
     """Return mean ± standard deviation of one value a seed.
-
-    Args:
-        values: in the unit to print.
 
     Examples:
         >>> spread(pd.Series([40.0, 42.0])), spread(pd.Series([40.0]))

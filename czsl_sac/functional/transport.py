@@ -5,8 +5,6 @@ from torch import Tensor
 
 from czsl_sac.checks import check_range
 
-__all__ = ["local_aware_transport", "sinkhorn"]
-
 
 def sinkhorn(cost: Tensor, *, entropy: float, steps: int = 20) -> Tensor:
     """Return the coupling of n features and K prototypes of least cost, softened by entropy.

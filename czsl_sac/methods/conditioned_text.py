@@ -8,8 +8,6 @@ from torch.utils.checkpoint import checkpoint
 
 from czsl_sac.blocks.alignment import Aligner
 
-__all__ = ["align_in_chunks", "own_texts"]
-
 
 def align_in_chunks(
     aligner: Aligner,

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from czsl_sac.clip.transformer import QuickGELU
 
-__all__ = ["CrossAttention", "CrossBlock", "KeysValues", "mlp"]
-
 
 def mlp(width: int, dropout: float) -> nn.Sequential:
     """Return a network for each token by itself, with dropout on its hidden layer of 4 W.

@@ -9,8 +9,6 @@ from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["FilledPrompts"]
-
 
 class FilledPrompts(SoftPrompts):
     """ "a photo of red thing" and "a photo of the cat": one context, one vector a primitive.

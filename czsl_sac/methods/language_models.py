@@ -10,8 +10,6 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
 
-__all__ = ["ChatServer", "LanguageModel", "LocalModel"]
-
 _TRIES = 4
 _LARGEST_ANSWER = 2**24
 _TIMEOUT = 600.0

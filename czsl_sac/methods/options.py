@@ -11,11 +11,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from czsl_sac.checks import check_range
 from czsl_sac.schema import check_types
 
-__all__ = [
-    *("DATA_SETS", "Figures", "MethodOptions", "PromptOptions", "Published", "Reads", "Settings"),
-    *("WordOptions", "printed"),
-]
-
 DATA_SETS = {"ut-zappos": "UT-Zappos", "mit-states": "MIT-States", "cgqa": "C-GQA"}
 """The paper's data sets, in the order of its tables."""
 

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FeatureDatabase", "Retrieved", "balanced_quotas"]
-
 
 def balanced_quotas(counts: list[int], most: int, *, ratio: float = 1.5) -> list[int]:
     """Return how many of each kind to take so that none crowds out the others.

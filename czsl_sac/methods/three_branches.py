@@ -21,8 +21,6 @@ from czsl_sac.methods.parts import alignment_head, soft_prompts
 from czsl_sac.methods.predictor import ChunkedPredictor, token_features
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["Branch", "BranchPredictor", "MixedBranches", "MixedLogitsPredictor", "ThreeBranches"]
-
 _NAMES = ("composition", "attribute", "object")
 
 Branch: TypeAlias = Callable[[Tensor], Tensor]

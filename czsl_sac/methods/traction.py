@@ -12,8 +12,6 @@ from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.methods.cross_attention import CrossAttention, KeysValues, mlp
 from czsl_sac.methods.three_branches import Branch, ThreeBranches, tokens_of
 
-__all__ = ["CrossModalTraction", "TractedBranches", "TractionLayer"]
-
 
 class CrossModalTraction(nn.Module):
     """t' = normalise(t + λ ⊙ layers(t, image tokens)): one text feature for every image.

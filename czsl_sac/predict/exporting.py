@@ -21,8 +21,6 @@ from czsl_sac.predict.candidates import candidate_space
 from czsl_sac.predict.graph import OUTPUTS, PixelPredictor, decomposed, trace
 from czsl_sac.predict.run_predictor import ReadyToPredict
 
-__all__ = ["ENDINGS", "METADATA", "TOLERANCE", "export"]
-
 ENDINGS = (".onnx", ".pt2")
 METADATA = "czsl_sac"
 """Under which name a file keeps what is to be known of it, as JSON."""
@@ -87,10 +85,6 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
 def check_request(ready: ReadyToPredict, path: Path) -> None:
     """Refuse what cannot be exported.
 
-    Args:
-        ready: see `export`.
-        path: likewise.
-
     Raises:
         ValueError: the path has another ending, or the prediction learns.
         ImportError: a package is missing.
@@ -105,9 +99,6 @@ def check_request(ready: ReadyToPredict, path: Path) -> None:
 
 def check_path(path: Path) -> None:
     """Refuse a file that cannot be written in its form.
-
-    Args:
-        path: the file.
 
     Raises:
         ValueError: it has another ending, or is a folder.

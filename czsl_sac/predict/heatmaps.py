@@ -189,12 +189,7 @@ class Panel(NamedTuple):
 
 
 def panels_of(looks: Looks, row: int) -> Iterator[Panel]:
-    """Return the maps to draw of one image.
-
-    Args:
-        looks: of a batch.
-        row: of the image in the batch.
-    """
+    """Return the maps to draw of one image."""
     if looks.similarity is not None:
         yield _similarity_panel(looks.similarity[row], looks.winner, row)
     for name, weights in (

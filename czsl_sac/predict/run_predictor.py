@@ -144,12 +144,6 @@ def check_request(
 ) -> tuple[CompositionSpace, int | None]:
     """Return the candidates, and the column of the composition that heat maps explain.
 
-    Args:
-        space: of the run.
-        candidates: see `RunPredictor`.
-        heatmaps: likewise.
-        heatmaps_for: likewise.
-
     Raises:
         ValueError: a composition is unknown.
         ImportError: pictures are asked for and matplotlib is not installed.

@@ -16,12 +16,7 @@ from czsl_sac.words import visible
 
 
 def render(comparison: Comparison, protocol: Protocol) -> str:
-    """Return the page.
-
-    Args:
-        comparison: what it says.
-        protocol: of the figures.
-    """
+    """Return the page."""
     rows = comparison.rows
     return page(
         "comparison.html",
@@ -41,12 +36,7 @@ def render(comparison: Comparison, protocol: Protocol) -> str:
 
 
 def figures(comparison: Comparison, protocol: Protocol) -> list[list[str]]:
-    """Return a row of text for each row: its label, its seeds, and its figures in percent.
-
-    Args:
-        comparison: of the runs.
-        protocol: of the figures.
-    """
+    """Return a row of text for each row: its label, its seeds, and its figures in percent."""
     return [
         [
             row.label,
@@ -58,12 +48,7 @@ def figures(comparison: Comparison, protocol: Protocol) -> list[list[str]]:
 
 
 def figures_table(comparison: Comparison, protocol: Protocol) -> str:
-    """Return the figures as a table for a terminal.
-
-    Args:
-        comparison: of the runs.
-        protocol: of the figures.
-    """
+    """Return the figures as a table for a terminal."""
     rows = [[*map(visible, row)] for row in figures(comparison, protocol)]
     headers = ["method", "seeds", *COLUMNS]
     align = ["left", "left", *["right"] * len(COLUMNS)]

@@ -22,11 +22,7 @@ SHOWN = 20
 
 
 def render(report: RunReport) -> str:
-    """Return the page about a run.
-
-    Args:
-        report: what it says.
-    """
+    """Return the page about a run."""
     space, run = report.data.space, report.methods[0]
     return page(
         "report.html",

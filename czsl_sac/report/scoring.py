@@ -63,12 +63,7 @@ def score_run(
 
 
 def score_zero_shot(scored: ScoredRun, split: Split) -> Scored | None:
-    """Score CLIP as it comes, on the backbone that a run started from; None if the run is that.
-
-    Args:
-        scored: gives backbone and data.
-        split: part of the data set.
-    """
+    """Score CLIP as it comes, on the backbone that a run started from; None if the run is that."""
     run, plain = scored.run, ZeroShotOptions()
     if run.config.method == plain:
         return None

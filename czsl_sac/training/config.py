@@ -32,8 +32,6 @@ TrackerName: TypeAlias = Literal[
 
 _DATA_SETS = ("scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness", "files")
 
-__all__ = ["BackboneConfig", "DataConfig", "OptimConfig", "TrainConfig"]
-
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -19,8 +19,6 @@ from czsl_sac.training.config import (
     TrainConfig,
 )
 
-__all__ = ["DATA_SETS", "PresetName", "preset_for"]
-
 PresetName: TypeAlias = Literal["scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness"]
 """Names of the presets, which are also the names of their data sets."""
 

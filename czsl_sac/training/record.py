@@ -148,10 +148,6 @@ class RunRecord:
 def differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Return the options in which two configurations differ, each with both values.
 
-    Args:
-        one: a configuration.
-        other: another one.
-
     Examples:
         >>> from czsl_sac.training.presets import preset_for
         >>> from dataclasses import replace

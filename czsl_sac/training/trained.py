@@ -159,12 +159,6 @@ def open_data(
 ) -> CZSLData:
     """Return the data set of a run, as it was when the run was trained.
 
-    Args:
-        config: where it is.
-        backbone: who looks at it.
-        record: of the run.
-        folder: of the run, for messages.
-
     Raises:
         FileNotFoundError: it is not where it was.
         ValueError: it has changed since.
@@ -187,11 +181,6 @@ def open_data(
 
 def check_backbone(folder: RunFolder, record: RunRecord, backbone: CLIPBackbone) -> None:
     """Refuse weights of a backbone that are not those the run was trained on.
-
-    Args:
-        folder: of the run, for messages.
-        record: of the run.
-        backbone: as it is now.
 
     Raises:
         ValueError: it has other weights.

@@ -16,8 +16,6 @@ from czsl_sac.checks import check_range
 from czsl_sac.clip.adapters.layers import choose_layers
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 
-__all__ = ["AdaptFormer", "apply_adaptformer", "attach_adaptformer"]
-
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 

@@ -37,8 +37,6 @@ from czsl_sac.clip.adapters.layers import choose_layers
 from czsl_sac.clip.adapters.low_rank import LoRA, Scaling
 from czsl_sac.clip.transformer import Attention, Linear
 
-__all__ = ["apply_lora", "attach_lora", "merged_state_dict"]
-
 Target = Literal["q", "k", "v", "o", "mlp"]
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 

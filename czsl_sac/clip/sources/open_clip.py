@@ -19,8 +19,6 @@ from czsl_sac.clip.config import infer_config
 from czsl_sac.clip.tokenizer import PaddedTokenizer
 from czsl_sac.clip.transformer import Activation
 
-__all__ = ["from_open_clip", "load_open_clip"]
-
 
 def from_open_clip(model: nn.Module, tokenizer: Any, *, name: str = "open_clip") -> CLIPBackbone:
     """Make a backbone of a model of `open_clip`, with the same weights.

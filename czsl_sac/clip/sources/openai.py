@@ -18,8 +18,6 @@ from czsl_sac.clip.config import ARCHIVE_CONSTANTS, CLIPConfig, infer_config
 from czsl_sac.clip.tokenizer import PaddedTokenizer
 from czsl_sac.clip.transformer import Activation
 
-__all__ = ["OpenAITokenizer", "import_clip", "load_openai"]
-
 
 def import_clip() -> ModuleType:
     """Import OpenAI's `clip`, also beside a setuptools that has no `pkg_resources` any more.

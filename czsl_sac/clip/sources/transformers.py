@@ -13,8 +13,6 @@ from czsl_sac.clip.checkpoints import plain_model, plain_weights
 from czsl_sac.clip.config import CLIPConfig
 from czsl_sac.clip.tokenizer import PaddedTokenizer
 
-__all__ = ["from_transformers", "load_transformers"]
-
 # transformers' names and OpenAI's, tried in this order; all but attention and projections.
 _NAMES = (
     ("vision_model.embeddings.class_embedding", "visual.class_embedding"),

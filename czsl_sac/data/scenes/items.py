@@ -14,8 +14,6 @@ from czsl_sac.data.scenes.drawing import MAX_DISTRACTORS, Scene, scene_keys
 if TYPE_CHECKING:
     from czsl_sac.data.scenes.scenes import Scenes
 
-__all__ = ["SceneDataset", "SmallObjects", "mask_boxes"]
-
 _CHUNK = 64  # images drawn at once: their pixels stay in the processor's cache
 
 

@@ -24,14 +24,6 @@ from czsl_sac.data.scenes.items import SceneDataset
 from czsl_sac.data.scenes.shapes import FOREIGN_OUTLINES
 from czsl_sac.space import CompositionSpace
 
-__all__ = [
-    "OBJECTS",
-    "SCENES_MEAN",
-    "SCENES_STD",
-    "Context",
-    "Scenes",
-]
-
 SCENES_MEAN = (0.5, 0.5, 0.5)
 SCENES_STD = (0.25, 0.25, 0.25)
 

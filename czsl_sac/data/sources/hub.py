@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from czsl_sac.space import Pair
 
-__all__ = ["HUB_PREFIX", "HubImages", "HubSource", "read_hub"]
-
 HUB_PREFIX = "hf:"
 """What the name of such a data set begins with."""
 

@@ -11,8 +11,6 @@ from czsl_sac.data.sources.paths import locate, outside
 from czsl_sac.data.sources.text import read_text, unknown_split
 from czsl_sac.words import visible
 
-__all__ = ["read_table"]
-
 _COLUMNS = ("image", "attribute", "object")
 _SEPARATORS = (",", ";", "\t", "|")
 

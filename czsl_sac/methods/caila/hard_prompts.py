@@ -10,8 +10,6 @@ from czsl_sac.clip.prefix_tree import FixedPrompts
 from czsl_sac.clip.prompts import clean_name
 from czsl_sac.clip.text_tower import TextTower, Tokenizer
 
-__all__ = ["HardPrompts"]
-
 
 class HardPrompts(nn.Module):
     """ "a photo of a red cat", "a photo of a red object", "a photo of a cat", word by word.

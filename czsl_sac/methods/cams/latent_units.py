@@ -9,8 +9,6 @@ from czsl_sac.checks import check_range
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.methods.cross_attention import CrossAttention, KeysValues, mlp
 
-__all__ = ["GatedCrossAttention", "LatentUnits", "UnitSpaces"]
-
 
 class GatedCrossAttention(CrossAttention):
     """Cross-attention whose gathered values g pass a gate, σ(W_z q ⊙ W_u g) ⊙ g.

@@ -15,8 +15,6 @@ from czsl_sac.methods.cams.latent_units import LatentUnits, UnitSpaces
 from czsl_sac.methods.cams.options import CAMSOptions
 from czsl_sac.methods.three_branches import Branch, ThreeBranches
 
-__all__ = ["CAMS", "CAMSFeatures"]
-
 
 class CAMSFeatures(NamedTuple):
     """What CAMS makes of images.

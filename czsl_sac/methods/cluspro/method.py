@@ -14,8 +14,6 @@ from czsl_sac.methods.disentangler import Disentangler
 from czsl_sac.methods.prototypes import PrimitivePrototypes
 from czsl_sac.methods.three_branches import Branch, ThreeBranches
 
-__all__ = ["ClusPro"]
-
 
 class PrimitiveView(NamedTuple):
     """An image's tokens as attributes, or objects, see them.

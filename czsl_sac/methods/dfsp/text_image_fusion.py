@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.methods.cross_attention import CrossBlock
 
-__all__ = ["Fusion", "TextImageFusion"]
-
 Fusion = Literal["txt2img", "img2txt"]
 
 

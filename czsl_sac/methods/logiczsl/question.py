@@ -11,8 +11,6 @@ from czsl_sac.methods.logiczsl.concepts import ConceptTree, concept_question
 from czsl_sac.methods.questionnaire import Key, Questionnaire
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["ConceptQuestion"]
-
 _KEY = ("concepts",)
 _ROUNDS = 3
 _MOST_TOKENS = 16384

@@ -14,8 +14,6 @@ from czsl_sac.methods.msci.options import MSCIOptions
 from czsl_sac.methods.msci.staged_interaction import LayerAggregator, StagedInteraction
 from czsl_sac.methods.traction import TractedBranches
 
-__all__ = ["MSCI", "LeveledTokens"]
-
 
 class LeveledTokens(NamedTuple):
     """An image's tokens in the joint space, `[B, T, D]` each, the class token first.

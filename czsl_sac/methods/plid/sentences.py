@@ -14,8 +14,6 @@ from czsl_sac.methods.plid.options import PLIDOptions
 from czsl_sac.methods.questionnaire import Key, Questionnaire
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["Sentences"]
-
 KEYWORDS = """\
 Keywords: sliced, potato, picture
 Output: The picture shows potatoes cut into thin slices and laid out on a board.

@@ -19,8 +19,6 @@ from czsl_sac.methods.three_branches import Branch, BranchPredictor, ThreeBranch
 from czsl_sac.methods.vp_cmjl.options import VPCMJLOptions
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["VPCMJL"]
-
 
 class VPCMJL(ThreeBranches):
     """Visual proxies and cross-modal joint learning.
