@@ -51,7 +51,7 @@ class SplitOptions:
 
 def run(arguments: list[str]) -> int:
     """Run the command with its options."""
-    options = parse(arguments)
+    options = parse_options(SplitOptions, "split", arguments)
     if options is None:
         return 0
 
@@ -100,12 +100,3 @@ def run(arguments: list[str]) -> int:
         f"czsl-sac train --preset fruit-ripeness --dataset {dataset} --data-root {told}"
     )
     return 0
-
-
-def parse(arguments: list[str]) -> SplitOptions | None:
-    """Return the options; None if help was shown.
-
-    Raises:
-        ValueError: an option is unknown or has a value that does not fit.
-    """
-    return parse_options(SplitOptions, "split", arguments)

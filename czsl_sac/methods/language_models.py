@@ -79,12 +79,6 @@ class LocalModel:
     def generate(self, prompt: str, *, count: int, seed: int, max_tokens: int) -> list[str]:
         """Return `count` answers to a prompt, the same for the same seed.
 
-        Args:
-            prompt: a request, or the beginning of a text.
-            count: how many answers.
-            seed: of the draws.
-            max_tokens: most tokens of an answer.
-
         Raises:
             ValueError: prompt and answer are longer than what the model takes.
         """
@@ -171,11 +165,7 @@ class ChatServer:
     def generate(self, prompt: str, *, count: int, seed: int, max_tokens: int) -> list[str]:
         """Return `count` answers to a prompt; whether a seed counts is the server's to say.
 
-        Args:
-            prompt: a request.
-            count: how many answers; each is a request of its own, with the next seed.
-            seed: of the draws.
-            max_tokens: most tokens of an answer.
+        Each is a request of its own, with the next seed.
 
         Raises:
             ConnectionError: the server cannot be reached, or refuses.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from czsl_sac.checks import check_range
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.methods.cross_attention import CrossAttention, KeysValues, mlp
 from czsl_sac.methods.three_branches import Branch, ThreeBranches, tokens_of
@@ -48,8 +49,7 @@ class CrossModalTraction(nn.Module):
         scale: float = 0.1,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_layers is {num_layers} but must be at least 1.")
+        check_range("num_layers", num_layers, low=1)
         self.layers = nn.ModuleList(
             TractionLayer(dim, num_heads, dropout) for _ in range(num_layers)
         )

@@ -50,7 +50,7 @@ class Checkpoint:
     trainer: dict[str, Any]
 
     def to_bytes(self, run: str) -> bytes:
-        """Return the checkpoint as bytes, the same for a run that was resumed and one that was not."""
+        """Return the checkpoint of a run as bytes, the same whether it was resumed or not."""
         buffer = io.BytesIO()
         progress = json.dumps(asdict(self.progress))  # text knows no identity of objects
         torch.save({**vars(self), "progress": progress, "run": run}, buffer)

@@ -65,7 +65,7 @@ def is_system_file(path: PurePath) -> bool:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder in order, those that operating systems leave behind omitted."""
+    """Yield the files below a folder in order, without those that systems leave behind."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not is_system_file(path.relative_to(folder)):
             yield path

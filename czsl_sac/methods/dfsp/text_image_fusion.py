@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from czsl_sac.checks import check_choice
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.methods.cross_attention import CrossBlock
 
@@ -59,10 +60,7 @@ class TextImageFusion(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise ValueError(
-                f"fusion is {fusion!r} but must be one of {', '.join(get_args(Fusion))}."
-            )
+        check_choice("fusion", fusion, get_args(Fusion))
         self.fusion = fusion
         prompt_tokens = prompt_length * num_primitives
         self.dropout = nn.Dropout(dropout)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.csp.options import PUBLISHED
+from czsl_sac.methods.csp.options import CSPOptions
 from czsl_sac.methods.options import Published, Settings, WordOptions, printed
 
 
@@ -22,13 +22,7 @@ class HPLOptions(WordOptions):
         open   | 63.4 48.1 40.2 24.6 | 46.4 18.9 19.8 6.9  | 30.1 5.8 7.5 1.4
         """
     )
-    settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "none", "lr": 1e-3},
-        "ut-zappos": {**PUBLISHED, "lr": 5e-4, "prompt_dropout": 0.2},
-        "mit-states": {**PUBLISHED, "lr": 5e-5},
-        "cgqa": {**PUBLISHED, "lr": 5e-5},
-        "fruit-ripeness": {"prompt_dropout": 0.1},
-    }
+    settings: ClassVar[Settings] = CSPOptions.settings
     inference: ClassVar[frozenset[str]] = WordOptions.inference | {"primitive_share"}
     looks_at: ClassVar[Literal["aligned"]] = "aligned"
     train_primitives: ClassVar[bool] = True
