@@ -89,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"czsl-sac: error: {_sentence(error)}", file=sys.stderr)
         return 2
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return 0  # the help was shown
     except KeyboardInterrupt as stop:
         how = f"; {stop}" if str(stop) else ""
         print(f"czsl-sac: interrupted{how}", file=sys.stderr)

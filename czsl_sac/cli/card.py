@@ -25,8 +25,6 @@ class CardOptions:
 def run(arguments: list[str]) -> int:
     """Run the command with its options."""
     options = parse_options(CardOptions, "card", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.files import write_bytes
     from czsl_sac.report.card import model_card  # loads torch, as does the following

@@ -53,8 +53,6 @@ def run(arguments: list[str]) -> int:
         arguments: its options.
     """
     options = parse(arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.cli.tables import data_table
     from czsl_sac.data.checks.data import check_data  # loads what decodes images
@@ -79,8 +77,8 @@ def run(arguments: list[str]) -> int:
     return int(checked.spoiled)
 
 
-def parse(arguments: list[str]) -> CheckDataOptions | None:
-    """Return the options; None if help was shown.
+def parse(arguments: list[str]) -> CheckDataOptions:
+    """Return the options.
 
     Args:
         arguments: options of the command.

@@ -111,10 +111,7 @@ def config_file(path: Path, values: dict[str, Any]) -> ConfigFile:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """Return what a JSON or TOML file holds, with underscores in the names.
-
-    Args:
-        path: a `.json` or `.toml` file.
+    """Return what a `.json` or `.toml` file holds, with underscores in the names.
 
     Raises:
         FileNotFoundError: there is no such file.

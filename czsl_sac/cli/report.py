@@ -45,8 +45,6 @@ def run(arguments: list[str]) -> int:
         arguments: its options.
     """
     options = parse_options(ReportOptions, "report", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.files import write_atomically
     from czsl_sac.pictures import require_matplotlib

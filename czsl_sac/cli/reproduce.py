@@ -63,8 +63,6 @@ class ReproduceOptions:
 def run(arguments: list[str]) -> int:
     """Run the command with its options."""
     options = parse_options(ReproduceOptions, "reproduce", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.experiments.estimate import seconds_needed  # these load torch
     from czsl_sac.experiments.plan import STUDIES, studies_named

@@ -52,8 +52,6 @@ class SplitOptions:
 def run(arguments: list[str]) -> int:
     """Run the command with its options."""
     options = parse_options(SplitOptions, "split", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.cli.tables import data_table
     from czsl_sac.data.sources.hub import HubSource, read_hub

@@ -57,8 +57,6 @@ class TuneOptions:
 def run(arguments: list[str]) -> int:
     """Run the command with its options."""
     options = parse_options(TuneOptions, "tune", arguments)
-    if options is None:
-        return 0
     if find_spec("optuna") is None:
         raise ImportError(
             'options are chosen with optuna, which is not installed: pip install "czsl-sac[tune]"'

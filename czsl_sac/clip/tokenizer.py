@@ -40,10 +40,7 @@ class PaddedTokenizer:
         self.context_length = context_length
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the ids of texts.
-
-        Args:
-            texts: P texts.
+        """Return the ids of P texts.
 
         Returns:
             Ids `[P, context_length]` int64.

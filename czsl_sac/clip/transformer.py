@@ -101,10 +101,7 @@ class Attention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def first_weights(self, x: Tensor) -> Tensor:
-        """Return how the first token (CLIP's class token) attends to all, mean over the heads.
-
-        Args:
-            x: tokens `[B, n, W]`, as for `forward`.
+        """Return how the first of tokens `[B, n, W]` (CLIP's class token) attends, mean over heads.
 
         Returns:
             `[B, n]`, rows summing to one.
@@ -286,9 +283,5 @@ class Transformer(nn.Module):
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Tell whether a module, or a part of it, draws random numbers in training.
-
-    Args:
-        module: with or without parts.
-    """
+    """Tell whether a module, or a part of it, draws random numbers in training."""
     return any(isinstance(part, nn.Dropout) for part in module.modules())

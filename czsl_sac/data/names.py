@@ -20,9 +20,6 @@ def read_as(name: str) -> str:
     The prompt has it in lower case with full stops as spaces; the tokenizers repair its Unicode
     (NFC, straight quotes, no ligatures) and take all white space as one space.
 
-    Args:
-        name: of an attribute or object.
-
     Examples:
         >>> read_as("Faux.Fur"), read_as(" cafe\u0301"), read_as("ri\u200bpe")
         ('faux fur', 'café', 'ripe')
@@ -34,9 +31,6 @@ def read_as(name: str) -> str:
 
 def read_alike(pairs: Iterable["Pair"]) -> list[str]:
     """Return which attributes, objects and compositions end in the same prompt as another.
-
-    Args:
-        pairs: compositions.
 
     Returns:
         A text for each prompt that several names share, every invisible character shown.

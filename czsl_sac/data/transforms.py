@@ -87,11 +87,7 @@ class ImageTransform:
         return self.pixels(read_image(path, exif=exif))
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Return the pixels of an RGB image, `[3, image_size, image_size]` uint8.
-
-        Args:
-            image: of any size.
-        """
+        """Return the pixels of an RGB image, `[3, image_size, image_size]` uint8."""
         if self.reader == "torch":
             return self._crop(torch.from_numpy(np.array(image)).permute(2, 0, 1))
         if self.augment:

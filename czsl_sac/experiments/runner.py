@@ -58,11 +58,7 @@ def planned(studies: Iterable[Study], setting: Setting) -> dict[Path, TrainConfi
 
 
 def missing(runs: Mapping[Path, TrainConfig]) -> dict[Path, TrainConfig]:
-    """Return the runs that are not finished.
-
-    Args:
-        runs: by folder.
-    """
+    """Return those of the runs, by folder, that are not finished."""
     return {path: config for path, config in runs.items() if not (path / "test.json").is_file()}
 
 

@@ -49,11 +49,7 @@ class Retrieved(NamedTuple):
     labels: Tensor
 
     def first(self, count: int) -> "Retrieved":
-        """Return the most similar of them.
-
-        Args:
-            count: how many.
-        """
+        """Return the most similar of them."""
         return Retrieved(*(part[:, :count] for part in self))
 
     def mean(self, sharpness: float) -> Tensor:

@@ -56,11 +56,7 @@ class CrossModalTraction(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def keys_values(self, tokens: Tensor) -> list[KeysValues]:
-        """Return what the texts of these images attend to, once per layer.
-
-        Args:
-            tokens: `[B, T, D]`, the class token among them.
-        """
+        """Return what texts attend to in tokens `[B, T, D]`, class token included, by layer."""
         layers = cast(Iterable[TractionLayer], self.layers)
         return [layer.attention.keys_values(tokens) for layer in layers]
 

@@ -45,10 +45,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Interval":
-        """Return the mean of some values, with the interval that a t-test gives it.
-
-        Args:
-            values: at least one.
+        """Return the mean of one value or more, with the interval that a t-test gives it.
 
         Examples:
             >>> mean, half = Interval.of([1.0, 2.0, 3.0])
@@ -88,11 +85,7 @@ class Row:
         return torch.stack([scored.predicted for scored in self.scored]).mode(dim=0).values
 
     def results(self, protocol: str) -> list[CZSLResult]:
-        """Return the figures of each run.
-
-        Args:
-            protocol: `"exact"` or `"legacy"`.
-        """
+        """Return the figures of each run by a protocol."""
         return [s.result if protocol == "exact" else s.legacy for s in self.scored]
 
     def figure(self, name: str, protocol: str) -> Interval:

@@ -57,10 +57,7 @@ def curve_plot(results: Iterable[tuple[str, CZSLResult]]) -> Markup:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, with two digits.
-
-    Args:
-        share: in [0, 1].
+    """Return a share in [0, 1] in percent, with two digits.
 
     Examples:
         >>> percent(0.12345)
@@ -88,10 +85,7 @@ def shares_table(results: Iterable[tuple[str, Sequence[CZSLResult]]]) -> list[li
 
 
 def shown(value: object) -> str:
-    """Return the value of an option as text.
-
-    Args:
-        value: of JSON types, or None.
+    """Return the value of an option, of JSON types or None, as text.
 
     Examples:
         >>> shown(["q", "k"]), shown(None)
@@ -101,11 +95,7 @@ def shown(value: object) -> str:
 
 
 def data_uri(pixels: Tensor) -> str:
-    """Return an image as the address of itself, so that the page holds it.
-
-    Args:
-        pixels: `[H, W, 3]` in [0, 1].
-    """
+    """Return an image `[H, W, 3]` in [0, 1] as the address of itself, so that the page holds it."""
     from PIL import Image
 
     stream = io.BytesIO()

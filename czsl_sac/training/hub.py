@@ -80,10 +80,7 @@ def check_repo(argument: str, repo: str) -> None:
 
 
 def hub(token: str | None = None) -> "HfApi":
-    """Return the hub.
-
-    Args:
-        token: of the user; None takes the one that is logged in.
+    """Return the hub, for the owner of a token; None is who is logged in.
 
     Raises:
         ImportError: huggingface_hub is not installed.

@@ -16,10 +16,7 @@ _SEPARATORS = (",", ";", "\t", "|")
 
 
 def read_table(path: Path) -> Listing:
-    """Return the images of a table; paths are relative to its folder.
-
-    Args:
-        path: a `.csv` or `.parquet` file.
+    """Return the images of a CSV or Parquet table; paths are relative to its folder.
 
     Raises:
         ValueError: it is no table, or a column is missing.

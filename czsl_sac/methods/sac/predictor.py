@@ -108,11 +108,7 @@ class SACPredictor(ChunkedPredictor):
     def path_probabilities(
         self, encoded: EncodedImages
     ) -> tuple[PathProbabilities, PathProbabilities | None, Tensor | None]:
-        """Return what `paths` returns, of images that are encoded already.
-
-        Args:
-            encoded: what `encode` returned.
-        """
+        """Return what `paths` returns, of images that are encoded already."""
         method, feature = self.method, encoded.condensed
         sa = self._probabilities(partial(method.aligner, encoded.tokens))
         if feature is None:
