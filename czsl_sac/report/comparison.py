@@ -147,15 +147,10 @@ def compare_runs(
     data_root: Path | None = None,
     show_progress: bool = False,
 ) -> Comparison:
-    """Score runs on the same images, and collect in what they differ.
+    """Score two runs or more on the same images, and collect in what they differ.
 
-    Args:
-        run_dirs: folders of two runs or more.
-        split: part of the data set.
-        checkpoint: `"best"` by validation AUC, or `"last"`.
-        examples: images of each kind.
-        data_root: where the data set is now; None: where it was.
-        show_progress: show a bar on stderr, if that is a terminal.
+    The arguments are those of `score_run`, how many examples to show of a kind, and whether to show
+    a bar on stderr, if that is a terminal.
 
     Raises:
         FileNotFoundError: a folder holds no run, or the data is not there.

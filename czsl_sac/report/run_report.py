@@ -60,14 +60,9 @@ def collect_report(
 ) -> RunReport:
     """Score a run and a baseline on a split, and collect what there is to say.
 
-    Args:
-        run_dir: folder that `czsl-sac train` wrote.
-        split: part of the data set.
-        checkpoint: `"best"` by validation AUC, or `"last"`.
-        baseline: folder of another run on the same data; None takes zero-shot CLIP with the
-            backbone that the run started from.
-        examples: images of each group.
-        data_root: where the data set is now; None: where it was.
+    The baseline is the folder of another run on the same data; None takes zero-shot CLIP with the
+    backbone that the run started from. The other arguments are those of `score_run`, and how many
+    examples to show of a kind.
 
     Raises:
         FileNotFoundError: a folder holds no run, or the data is not there.

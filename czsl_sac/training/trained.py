@@ -64,12 +64,7 @@ class TrainedRun:
     ) -> _Run:
         """Return a run from its folder.
 
-        Args:
-            path: folder that `czsl-sac train` wrote.
-            checkpoint: `"best"` by validation AUC, or `"last"`.
-            data_root: where the data set is now; None: where it was.
-            changes: options of the method that differ from the run's own, of those that
-                inference reads alone; see `inference` of the method's options.
+        The arguments are those of `czsl_sac.load_run`.
 
         Raises:
             FileNotFoundError: the folder holds no run or no such checkpoint.

@@ -103,14 +103,7 @@ def apply_adaptformer(
 def attach_adaptformer(
     block: ResidualAttentionBlock, *, bottleneck: int, scale: float, dropout: float
 ) -> None:
-    """Add two adapters to one block; `apply_adaptformer` does so by layers.
-
-    Args:
-        block: without adapters.
-        bottleneck: size of the hidden layers.
-        scale: factor of the outputs.
-        dropout: probability of zeroing a hidden unit in training.
-    """
+    """Add two adapters to a block that has none; `apply_adaptformer` does so by layers."""
     weight = block.get_parameter("ln_1.weight")
     block.attn_adapter, block.mlp_adapter = (
         AdaptFormer(len(weight), bottleneck=bottleneck, scale=scale, dropout=dropout)

@@ -111,15 +111,9 @@ def attach_lora(
     scaling: Scaling,
     parts: Sequence[bool],
 ) -> None:
-    """Add LoRA to one weight; `apply_lora` does so by layers and targets.
+    """Add LoRA to a weight of a module, `"in_proj_weight"` or `"weight"`; the options are its own.
 
-    Args:
-        owner: the module that holds the weight.
-        name: of the weight, `"in_proj_weight"` or `"weight"`.
-        rank: r.
-        alpha: α of the scale.
-        scaling: `"alpha/r"` or `"alpha/sqrt(r)"`.
-        parts: for each matrix stacked in the weight, whether it is adapted.
+    `apply_lora` does so by layers and targets.
     """
     own = isinstance(owner, Attention | Linear)  # these cast a weight to their input's dtype
     lora = LoRA(

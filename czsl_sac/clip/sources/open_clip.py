@@ -96,17 +96,13 @@ def load_open_clip(name: str, *, activation: Activation | None = None) -> CLIPBa
         name: "MODEL/PRETRAINED" as `open_clip.list_pretrained()` has them, such as
             "ViT-B-32/laion2b_s34b_b79k"; PRETRAINED may be the path of a checkpoint; or
             "hf-hub:ORGANISATION/MODEL".
-        activation: what the weights at a path were trained with, which they do not show:
-            `"quick_gelu"` or `"gelu"`; None takes the model's, with a warning unless its name says
-            quickgelu.
+        activation: as for `load_backbone`; None takes the model's, with a warning unless its name
+            says quickgelu.
 
     Raises:
         ValueError: the name is unknown, the weights at the path are damaged or another model's, or
             the model is not a CLIP with a vision transformer.
         ImportError: open_clip is not installed.
-
-    Warns:
-        UserWarning: nothing says which activation the weights were trained with.
     """
     library = _import_open_clip()
     if name.startswith("hf-hub:"):

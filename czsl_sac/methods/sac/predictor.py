@@ -90,25 +90,19 @@ class SACPredictor(ChunkedPredictor):
                 partial=True,
             )
 
-    def paths(
-        self, images: Tensor
+    @torch.no_grad()
+    def path_probabilities(
+        self, encoded: EncodedImages
     ) -> tuple[PathProbabilities, PathProbabilities | None, Tensor | None]:
         """Return the predictions that Eq. 12 fuses, then update a dynamic bank.
 
         Args:
-            images: `[B, 3, H, W]`, normalised.
+            encoded: what `encode` returned.
 
         Returns:
             Probabilities of sparse alignment, of the condenser or None, and p_mb `[B, C]` of the
             bank or None.
         """
-        return self.path_probabilities(self.encode(images))
-
-    @torch.no_grad()
-    def path_probabilities(
-        self, encoded: EncodedImages
-    ) -> tuple[PathProbabilities, PathProbabilities | None, Tensor | None]:
-        """Return what `paths` returns, of images that are encoded already."""
         method, feature = self.method, encoded.condensed
         sa = self._probabilities(partial(method.aligner, encoded.tokens))
         if feature is None:
