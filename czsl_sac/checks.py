@@ -110,10 +110,6 @@ def check_ranges(options: object, *names: str, **bounds: float) -> None:
 def suggestion(value: object, known: Iterable[str]) -> str:
     """Return "did you mean X?" for the nearest known word, or nothing if none is near.
 
-    Args:
-        value: what was given.
-        known: what is known.
-
     Examples:
         >>> suggestion("ut-zapos", ["ut-zappos", "cgqa"]), suggestion("x", ["cgqa"])
         ('did you mean ut-zappos?', '')

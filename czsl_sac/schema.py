@@ -69,11 +69,7 @@ def _describe(annotation: Any) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Return a dataclass, or a value of one, as JSON types; tuples become lists, paths text.
-
-    Args:
-        value: what to convert.
-    """
+    """Return a dataclass, or a value of one, as JSON types; tuples become lists, paths text."""
     if dataclasses.is_dataclass(value):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):

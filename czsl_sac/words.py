@@ -36,9 +36,6 @@ def some(items: Sequence[str], limit: int = 3) -> str:
 def visible(text: object) -> str:
     r"""Return a text with escapes for what a terminal obeys or hides: control and invisible ones.
 
-    Args:
-        text: a name, a path, or anything else.
-
     Examples:
         >>> print(visible("ri\u200bpe\x1b[2J apple"))
         ri\u200bpe\x1b[2J apple

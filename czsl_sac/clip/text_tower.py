@@ -20,12 +20,7 @@ from czsl_sac.clip.prefix_tree import (
     span,
 )
 from czsl_sac.clip.processes import Processes
-from czsl_sac.clip.transformer import (
-    Activation,
-    ResidualAttentionBlock,
-    Transformer,
-    has_dropout,
-)
+from czsl_sac.clip.transformer import Activation, ResidualAttentionBlock, Transformer, has_dropout
 from czsl_sac.clip.tree_transformer import run_blocks
 
 _Prompts: TypeAlias = FixedPrompts | SortedPrompts

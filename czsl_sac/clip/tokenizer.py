@@ -18,12 +18,6 @@ class PaddedTokenizer:
         eot: id of the end-of-text token.
         context_length: ids of a row, start and end included.
 
-    Attributes:
-        encode: as given.
-        sot: as given.
-        eot: as given.
-        context_length: as given.
-
     Examples:
         >>> letters = PaddedTokenizer(lambda text: [ord(c) for c in text], 1, 2, context_length=5)
         >>> letters(["ab", ""])

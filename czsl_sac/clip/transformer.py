@@ -212,9 +212,10 @@ class Transformer(nn.Module):
         num_heads: heads of each attention.
         activation: of each MLP.
         mlp_width: hidden size of each MLP; None for 4 W.
+
+    Attributes:
         gradient_checkpointing: keep only the input of each block for the backward pass and
-            compute the rest again there: less memory, about a third more time. May be switched
-            later through the attribute of the same name.
+            compute the rest again there: less memory, about a third more time; off at first.
 
     Examples:
         >>> tower = Transformer(width=8, layers=2, num_heads=2)
@@ -230,11 +231,10 @@ class Transformer(nn.Module):
         *,
         activation: Activation = "quick_gelu",
         mlp_width: int | None = None,
-        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing = False
         self.resblocks = nn.ModuleList(
             ResidualAttentionBlock(width, num_heads, activation=activation, mlp_width=mlp_width)
             for _ in range(layers)

@@ -9,16 +9,9 @@ if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
 _HEADINGS = (
-    "attributes",
-    "objects",
-    "seen pairs",
-    "train images",
-    "val seen pairs",
-    "val unseen pairs",
-    "val images",
-    "test seen pairs",
-    "test unseen pairs",
-    "test images",
+    *("attributes", "objects", "seen pairs", "train images"),
+    *("val seen pairs", "val unseen pairs", "val images"),
+    *("test seen pairs", "test unseen pairs", "test images"),
 )
 
 TAB7_COUNTS: dict[str, dict[str, int]] = {

@@ -38,14 +38,7 @@ class StandardLayout(ImageData):
             no error, since corrected versions of the three data sets are in use.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        name: str,
-        exif: Exif | None = None,
-        **look: Any,
-    ) -> None:
+    def __init__(self, root: Path, *, name: str, exif: Exif | None = None, **look: Any) -> None:
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(

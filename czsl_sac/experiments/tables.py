@@ -11,14 +11,11 @@ from czsl_sac.experiments.plan import Study
 from czsl_sac.experiments.runner import Measurement, planned
 from czsl_sac.experiments.setting import Setting, command
 from czsl_sac.methods.options import DATA_SETS
+from czsl_sac.report.page import SHARES as OF_PATCHES
 from czsl_sac.training.run_folder import RunFolder
 
 METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}
-SHARES = {
-    "patch_wins": "a patch wins",
-    "patch_attention": "attention on patches",
-    "active_patches": "active patches",
-}
+SHARES = {**OF_PATCHES, "active_patches": "active patches"}
 """Columns on patches, as `PatchShares` has them."""
 
 

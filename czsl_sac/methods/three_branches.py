@@ -18,7 +18,7 @@ from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.parts import alignment_head, soft_prompts
-from czsl_sac.methods.predictor import ChunkedPredictor, token_features
+from czsl_sac.methods.predictor import TokenPredictor, tokens_of
 from czsl_sac.space import CompositionSpace
 
 _NAMES = ("composition", "attribute", "object")
@@ -161,7 +161,7 @@ class ThreeBranches(CZSLMethod):
         return text
 
 
-class BranchPredictor(ChunkedPredictor):
+class BranchPredictor(TokenPredictor):
     """Scores by the three branches, the compositions chunk by chunk.
 
     Args:
@@ -225,10 +225,6 @@ class BranchPredictor(ChunkedPredictor):
         """The compositions' texts, `[C, D]`, before an image changes them."""
         return self.texts[0]
 
-    def gap_features(self, encoded: Any, targets: Tensor) -> dict[str, Tensor]:
-        """Return the class token, and what the head compares with the composition's text."""
-        return token_features(self.method.aligner, tokens_of(encoded), self.texts[0][targets])
-
 
 class MixedLogitsPredictor(BranchPredictor):
     """Scores (1 − w) l(a, o) + w (l(a) + l(o)), on logits, as HPL, RAPR and PLID do.
@@ -262,9 +258,3 @@ class MixedBranches(ThreeBranches):
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space` by the mix of the three logits."""
         return MixedLogitsPredictor(self, space)
-
-
-def tokens_of(encoded: Any) -> Tensor:
-    """Return the tokens `[B, T, D]` of what a method made of images: that itself, or a field."""
-    tokens: Tensor = encoded if isinstance(encoded, Tensor) else encoded.tokens
-    return tokens

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from czsl_sac.checks import check_range
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
 from czsl_sac.methods.cross_attention import CrossAttention, KeysValues, mlp
-from czsl_sac.methods.three_branches import Branch, ThreeBranches, tokens_of
+from czsl_sac.methods.predictor import tokens_of
+from czsl_sac.methods.three_branches import Branch, ThreeBranches
 
 
 class CrossModalTraction(nn.Module):
@@ -22,13 +23,12 @@ class CrossModalTraction(nn.Module):
 
     Args:
         dim: D.
-        num_layers: number of layers.
-        num_heads: heads of each attention; None takes `max(1, dim // 64)`.
+        num_layers: number of layers, with `max(1, dim // 64)` heads each.
         dropout: probability, after the attention, inside and after the MLP.
         scale: start of λ, which is learned per dimension.
 
     Raises:
-        ValueError: `num_layers` is below 1, or `num_heads` does not divide `dim`.
+        ValueError: `num_layers` is below 1, or so many heads do not divide `dim`.
 
     Shape:
         text `[C, D]`, tokens `[B, T, D]` → `[B, C, D]` of unit norm.
@@ -44,15 +44,12 @@ class CrossModalTraction(nn.Module):
         self,
         dim: int,
         num_layers: int = 3,
-        num_heads: int | None = None,
         dropout: float = 0.1,
         scale: float = 0.1,
     ) -> None:
         super().__init__()
         check_range("num_layers", num_layers, low=1)
-        self.layers = nn.ModuleList(
-            TractionLayer(dim, num_heads, dropout) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(TractionLayer(dim, dropout) for _ in range(num_layers))
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def keys_values(self, tokens: Tensor) -> list[KeysValues]:
@@ -81,7 +78,6 @@ class TractionLayer(nn.Module):
 
     Args:
         dim: D.
-        num_heads: heads of the attention; None takes `max(1, dim // 64)`.
         dropout: probability, after the attention, inside and after the MLP.
 
     Shape:
@@ -93,9 +89,9 @@ class TractionLayer(nn.Module):
         torch.Size([3, 5, 8])
     """
 
-    def __init__(self, dim: int, num_heads: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.attention = CrossAttention(dim, num_heads)
+        self.attention = CrossAttention(dim)
         self.norm = nn.LayerNorm(dim)
         self.mlp = mlp(dim, dropout)
         self.dropout = nn.Dropout(dropout)

@@ -8,12 +8,7 @@ from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
-from czsl_sac.predict.predictions import (
-    PredictedBatch,
-    Prediction,
-    predict_files,
-    top_predictions,
-)
+from czsl_sac.predict.predictions import PredictedBatch, Prediction, predict_files, top_predictions
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.build import image_reader
 from czsl_sac.training.config import TrainConfig

@@ -9,13 +9,7 @@ from torch import Tensor
 from czsl_sac.data import CZSLData
 from czsl_sac.report.examples import ExampleGroup, example_groups
 from czsl_sac.report.scored import Scored, error_kinds
-from czsl_sac.report.scoring import (
-    Checkpoint,
-    Split,
-    check_same_images,
-    score_run,
-    score_zero_shot,
-)
+from czsl_sac.report.scoring import Checkpoint, Split, check_same_images, score_run, score_zero_shot
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.record import RunRecord
 

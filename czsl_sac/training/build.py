@@ -4,13 +4,7 @@ from typing import Any
 
 import torch
 
-from czsl_sac.clip import (
-    CLIPBackbone,
-    apply_adaptformer,
-    apply_lora,
-    load_backbone,
-    store_frozen,
-)
+from czsl_sac.clip import CLIPBackbone, apply_adaptformer, apply_lora, load_backbone, store_frozen
 from czsl_sac.data import CZSLData, Scenes
 from czsl_sac.data.transforms import ImageReader
 from czsl_sac.methods.base import CZSLMethod

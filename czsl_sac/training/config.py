@@ -18,15 +18,7 @@ from czsl_sac.methods.sac.options import SACOptions
 from czsl_sac.schema import check_types, from_json, to_json, typed
 
 TrackerName: TypeAlias = Literal[
-    "aim",
-    "clearml",
-    "comet_ml",
-    "dvclive",
-    "mlflow",
-    "swanlab",
-    "tensorboard",
-    "trackio",
-    "wandb",
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
 ]
 """Trackers of the library accelerate; which of them shows a run is not part of what it is."""
 
@@ -357,11 +349,7 @@ class TrainConfig:
         Raises:
             ValueError: a group or an option is unknown, or a value has the wrong type.
         """
-        groups: dict[str, Any] = {
-            "data": DataConfig,
-            "backbone": BackboneConfig,
-            "optim": OptimConfig,
-        }
+        groups = {"data": DataConfig, "backbone": BackboneConfig, "optim": OptimConfig}
         found = dict(values) if isinstance(values, dict) else values
         if isinstance(found, dict):
             for name, group in groups.items():

@@ -9,11 +9,7 @@ from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
 from czsl_sac.methods.cross_attention import CrossBlock, mlp
 from czsl_sac.methods.descriptions import Descriptions, read_descriptions
-from czsl_sac.methods.plid.losses import (
-    class_spreads,
-    partially_smoothed_loss,
-    upper_bound_logits,
-)
+from czsl_sac.methods.plid.losses import class_spreads, partially_smoothed_loss, upper_bound_logits
 from czsl_sac.methods.plid.options import PLIDOptions
 from czsl_sac.methods.plid.views import augmented_views, repeatable_views
 from czsl_sac.methods.three_branches import Branch, MixedBranches
