@@ -67,11 +67,7 @@ class PredictOptions(PredictorOptions):
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(PredictOptions, "predict", arguments)
 
     from czsl_sac.files import write_atomically

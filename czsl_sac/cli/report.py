@@ -39,11 +39,7 @@ class ReportOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(ReportOptions, "report", arguments)
 
     from czsl_sac.files import write_atomically

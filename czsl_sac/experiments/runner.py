@@ -66,9 +66,11 @@ def measure(study: Study, setting: Setting, *, processes: int = 1) -> list[Measu
     """Train what is missing for a study and measure its rows.
 
     Raises:
-        ValueError: a run in the folder is damaged.
+        FileNotFoundError: the data set is not there.
+        ValueError: a run in the folder, or the data set, is damaged.
     """
-    write_data(setting)
+    if setting.quick_data is not None and setting.data_root is not None:
+        write_quick_data(setting.data_root, setting.quick_data, QUICK_IMAGES)
     wanted = [(row, seed) for _, row, seed in cells([study], setting)]
     shared: dict[Path, list[tuple[Row, int]]] = {}
     for row, seed in wanted:
@@ -85,17 +87,6 @@ def measure(study: Study, setting: Setting, *, processes: int = 1) -> list[Measu
     ):
         measured.update({(m.row.label, m.seed): m for m in found})
     return [measured[row.label, seed] for row, seed in wanted]
-
-
-def write_data(setting: Setting) -> None:
-    """List the few images of a quick run, unless that was done.
-
-    Raises:
-        FileNotFoundError: the data set is not there.
-        ValueError: the data set is missing from the setting, or damaged.
-    """
-    if setting.quick_data is not None and setting.data_root is not None:
-        write_quick_data(setting.data_root, setting.quick_data, QUICK_IMAGES)
 
 
 def _done(

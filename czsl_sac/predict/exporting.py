@@ -51,7 +51,12 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
             does not predict what the run does.
         ImportError: a package is missing.
     """
-    check_request(ready, path)
+    check_path(path)
+    if ready.config.method.is_transductive:
+        raise ValueError(
+            f"the method {ready.config.method.name} learns from what it predicts but must not, to "
+            "be exported: load the run with the options of on_new_images(False)."
+        )
     method = ready.method.cpu().float().eval()
     predictor = method.predictor(candidate_space(method.space, candidates))
     size = method.backbone.image_size
@@ -80,21 +85,6 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
 
     write_atomically(path, write)
     return path
-
-
-def check_request(ready: ReadyToPredict, path: Path) -> None:
-    """Refuse what cannot be exported.
-
-    Raises:
-        ValueError: the path has another ending, or the prediction learns.
-        ImportError: a package is missing.
-    """
-    check_path(path)
-    if ready.config.method.is_transductive:
-        raise ValueError(
-            f"the method {ready.config.method.name} learns from what it predicts but must not, to "
-            "be exported: load the run with the options of on_new_images(False)."
-        )
 
 
 def check_path(path: Path) -> None:

@@ -16,12 +16,7 @@ FORMAT = 2
 """Version of the run folder's files."""
 
 _LIBRARIES = (
-    "torch",
-    "torchvision",
-    "openai-clip",
-    "open_clip_torch",
-    "transformers",
-    "accelerate",
+    *("torch", "torchvision", "openai-clip", "open_clip_torch", "transformers", "accelerate"),
 )
 
 CHANGEABLE = frozenset(

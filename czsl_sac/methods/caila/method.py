@@ -53,12 +53,7 @@ class CAILA(CZSLMethod):
         options, backbone, space = self.options, self.backbone, self.space
         self.aligner = alignment_head(options, backbone)
         self.prompts = HardPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
-            template=options.template,
-            train_words=options.train_words,
+            backbone, space, template=options.template, train_words=options.train_words
         )
         activation, transformer = backbone.config.activation, backbone.text.transformer
         self.vision = ConceptAdapters(
