@@ -209,9 +209,10 @@ def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
-def test_a_full_standard_output_is_one_sentence() -> None:
+@pytest.mark.parametrize("asked", [["--help"], ["split", "--help"]])
+def test_a_full_standard_output_is_one_sentence(asked: list[str]) -> None:
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "czsl_sac", "--help"]
+        command = [sys.executable, "-m", "czsl_sac", *asked]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2
     assert done.stderr == b"czsl-sac: error: [Errno 28] No space left on device\n"

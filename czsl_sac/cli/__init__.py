@@ -89,10 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"czsl-sac: error: {_sentence(error)}", file=sys.stderr)
         return 2
-    except SystemExit as stop:
-        if stop.code:
-            raise
-        return 0  # the help was shown
     except KeyboardInterrupt as stop:
         how = f"; {stop}" if str(stop) else ""
         print(f"czsl-sac: interrupted{how}", file=sys.stderr)
@@ -113,7 +109,12 @@ def _dispatch(arguments: list[str]) -> int:
             f"command is {command!r} but must be one of {', '.join(_COMMANDS)}: {hint}"
         )
     run: Callable[[list[str]], int] = import_module(f"czsl_sac.cli.{command.replace('-', '_')}").run
-    return run(rest)
+    try:
+        return run(rest)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return 0  # the help was shown
 
 
 def _sentence(error: Exception) -> str:
