@@ -23,8 +23,11 @@ CONFIDENCE = 0.95
 """Of every interval."""
 
 _NO_OTHER_ROW = {
-    *("seed", "backbone.checkpoint_vision"),
-    *("data.data_root", "data.num_workers", "data.feature_cache"),
+    "seed",
+    "data.data_root",
+    "data.num_workers",
+    "data.feature_cache",
+    "backbone.checkpoint_vision",
 }
 """What a row averages over, and options that change no figure."""
 
