@@ -4,8 +4,6 @@ import difflib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-__all__ = ["check_choice", "check_not_folder", "check_range", "suggestion"]
-
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is none of the choices.
@@ -94,12 +92,23 @@ def check_range(
         raise ValueError(f"{name} is {value} but must be {bound}: {remedy}.")
 
 
-def suggestion(value: object, known: Iterable[str]) -> str:
-    """Return "did you mean X?" for the nearest known word, or nothing if none is near.
+def check_ranges(options: object, *names: str, **bounds: float) -> None:
+    """Refuse options outside the same bounds.
 
     Args:
-        value: what was given.
-        known: what is known.
+        options: an object that has them.
+        *names: of the options.
+        **bounds: as for `check_range`.
+
+    Raises:
+        ValueError: a bound is broken.
+    """
+    for name in names:
+        check_range(name, getattr(options, name), **bounds)
+
+
+def suggestion(value: object, known: Iterable[str]) -> str:
+    """Return "did you mean X?" for the nearest known word, or nothing if none is near.
 
     Examples:
         >>> suggestion("ut-zapos", ["ut-zappos", "cgqa"]), suggestion("x", ["cgqa"])

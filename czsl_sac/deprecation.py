@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-__all__ = ["keyword_options", "renamed_options", "warn_renamed"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

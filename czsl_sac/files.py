@@ -15,20 +15,6 @@ from safetensors import SafetensorError, safe_open
 if TYPE_CHECKING:  # torch takes seconds, which files of text do without
     from torch import Tensor
 
-__all__ = [
-    "clear_temporaries",
-    "is_sealed",
-    "load_tensors",
-    "read_json",
-    "read_metadata",
-    "save_json",
-    "save_tensors",
-    "seal",
-    "tensor_digest",
-    "write_atomically",
-    "write_bytes",
-]
-
 _DIGEST = "sha256"
 
 
@@ -64,21 +50,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes as `write_atomically` does.
-
-    Args:
-        path: the file to make or replace.
-        content: what it shall hold.
-    """
+    """Write bytes as `write_atomically` does."""
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in a folder.
-
-    Args:
-        folder: in which nobody writes now.
-    """
+    """Remove what killed writers left in a folder, in which nobody writes now."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -115,16 +92,9 @@ def _umask() -> int:
     return mask
 
 
-def save_json(path: Path, content: object, *, indent: int | None = 2) -> None:
-    """Write JSON in UTF-8.
-
-    Args:
-        path: the file to make or replace.
-        content: of JSON types.
-        indent: of nested lines; None writes one line.
-    """
-    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
+def save_json(path: Path, content: object) -> None:
+    """Write what is of JSON types, in UTF-8."""
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -146,10 +116,7 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def seal(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a dictionary with a checksum of what it holds.
-
-    Args:
-        values: of JSON types.
+    """Return a dictionary of JSON types with a checksum of what it holds.
 
     Examples:
         >>> is_sealed(seal({"auc": 0.5})), is_sealed({**seal({"auc": 0.5}), "auc": 0.7})
@@ -159,21 +126,14 @@ def seal(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_sealed(values: object) -> bool:
-    """Return whether a dictionary is as `seal` returned it.
-
-    Args:
-        values: as read from a file.
-    """
+    """Return whether what was read from a file is a dictionary as `seal` returned it."""
     if not isinstance(values, dict):
         return False
     return values == seal({name: value for name, value in values.items() if name != _DIGEST})
 
 
 def tensor_digest(tensors: "Mapping[str, Tensor]") -> str:
-    """Return a checksum of tensors, their names, types and shapes.
-
-    Args:
-        tensors: by name, on any device.
+    """Return a checksum of tensors on any device, their names, types and shapes.
 
     Examples:
         >>> import torch
@@ -239,16 +199,7 @@ def load_tensors(
 
 
 def read_metadata(path: Path, *, remedy: str = "make it again") -> dict[str, str]:
-    """Read the texts in the header of a file that `save_tensors` wrote, and no tensor.
-
-    Args:
-        path: the file.
-        remedy: what to do if it cannot be read, for the message.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or of another format.
-    """
+    """Read the texts in the header of such a file, and no tensor; errors as of `load_tensors`."""
     _require(path)
     try:
         with safe_open(path, framework="pt") as file:

@@ -5,8 +5,6 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["colours", "require_matplotlib"]
-
 
 def require_matplotlib(wanted: str) -> None:
     """Refuse to go on without matplotlib.

@@ -15,8 +15,6 @@ from czsl_sac.training.presets import preset_for
 from czsl_sac.training.run import train as train_run
 from czsl_sac.training.trained import TrainedRun
 
-__all__ = ["Run", "load_run", "train"]
-
 
 class Run(TrainedRun):
     """A trained run: its method and all that it can be asked.
@@ -187,11 +185,7 @@ def load_run(
 
 
 def new_run_dir(config: TrainConfig) -> Path:
-    """Return the folder of a new run, named by data set, method and time.
-
-    Args:
-        config: the run.
-    """
+    """Return the folder of a new run, named by data set, method and time."""
     import time
 
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -7,8 +7,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from czsl_sac.checks import suggestion
 
-__all__ = ["check_types", "from_json", "to_json", "typed"]
-
 _Options = TypeVar("_Options")
 
 _NAMES: dict[Any, str] = {
@@ -71,11 +69,7 @@ def _describe(annotation: Any) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Return a dataclass, or a value of one, as JSON types; tuples become lists, paths text.
-
-    Args:
-        value: what to convert.
-    """
+    """Return a dataclass, or a value of one, as JSON types; tuples become lists, paths text."""
     if dataclasses.is_dataclass(value):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):

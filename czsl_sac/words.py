@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-__all__ = ["counted", "some", "visible"]
-
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun.
@@ -37,9 +35,6 @@ def some(items: Sequence[str], limit: int = 3) -> str:
 
 def visible(text: object) -> str:
     r"""Return a text with escapes for what a terminal obeys or hides: control and invisible ones.
-
-    Args:
-        text: a name, a path, or anything else.
 
     Examples:
         >>> print(visible("ri\u200bpe\x1b[2J apple"))

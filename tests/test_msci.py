@@ -141,23 +141,6 @@ def test_levels_may_overlap_and_default_to_a_sixth_of_the_layers() -> None:
         make(layers=3, high_layers=4)
 
 
-def test_every_trained_parameter_gets_a_gradient() -> None:
-    model = make(alignment="patch_max")
-    model(*batch(model.backbone, model.space, 4), "train")["total"].backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == []
-
-
-def test_what_is_shown_is_what_the_compositions_texts_meet() -> None:
-    model = make(alignment="patch_max")
-    predictor = model.predictor(model.space)
-    encoded = predictor.encode(batch(model.backbone, model.space, 3)[0])
-    columns = torch.tensor([0, 4, 2])
-    tokens, text = predictor.compared(encoded, columns)
-    logits = model.branch_logits(encoded, predictor.texts)[0]
-    assert_close(model.aligner(tokens, text[:, None])[:, 0], logits[torch.arange(3), columns])
-
-
 def test_dropout_is_where_it_should_be() -> None:
     model = MSCI(deep_backbone(2), SPACES["usual"], MSCIOptions(low_layers=2, stage_dropout=0.25))
     assert model.join_low.join[3].p == 0.25

@@ -209,7 +209,7 @@ def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> Non
     ("options", "message"),
     [
         ({"feasibility": "glove.txt"}, "feasibility is 'glove.txt' but must be clip, none, or an"),
-        ({"rule": "drop"}, "rule is 'drop': give 'exclude' or 'legacy'"),
+        ({"rule": "drop"}, "rule is 'drop' but must be one of exclude, legacy"),
         ({"feasibility": "none", "threshold": 0.2}, "threshold is 0.2 but feasibility is none"),
         ({"threshold": float("nan")}, "threshold is nan but must be finite"),
         ({"num_thresholds": 0}, "num_thresholds is 0 but must be at least 1"),

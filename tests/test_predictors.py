@@ -13,22 +13,25 @@ from czsl_sac.clip import apply_adaptformer
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.methods.predictor import Predictor
 from czsl_sac.methods.registry import method_names
+from czsl_sac.methods.three_branches import ThreeBranches
 from czsl_sac.training.build import build_method
 from czsl_sac.training.config import TrainConfig
 
 SPACE = SPACES["usual"]
 WORLD = SPACE.open_world()
-METHODS = [*(name for name in method_names() if name != "dfsp"), "txt2img", "img2txt"]
+METHODS = [name for name in method_names() if name != "dfsp"]
+METHODS += ["txt2img", "img2txt", "plain troika"]
 
 
 def make(name: str, alignment: str) -> CZSLMethod:
     torch.manual_seed(1)
     backbone = random_backbone().float()
-    if name == "troika":
+    if "troika" in name:
         apply_adaptformer(backbone.visual, bottleneck=3)
     own = {
         "txt2img": {"method": "dfsp", "fusion": name},
         "img2txt": {"method": "dfsp", "fusion": name, "chunk_size": 2},
+        "plain troika": {"method": "troika", "text_side": "plain", "disentangle": "none"},
     }
     options = options_of(alignment=alignment, **own.get(name, {"method": name}))
     if hasattr(options, "chunk_size"):
@@ -74,6 +77,43 @@ def test_gap_features_meet_the_text_of_their_own_composition(name: str, alignmen
         similarities = unit @ F.normalize(text[targets], dim=-1).unsqueeze(-1)
         winners = similarities.squeeze(-1).argmax(1)
         torch.testing.assert_close(features["aligned"], unit[torch.arange(5), winners])
+
+
+@pytest.mark.parametrize("alignment", ["cls", "patch_max"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
+def test_every_trained_parameter_gets_a_gradient(name: str, alignment: str) -> None:
+    method = make(name, alignment)
+    targets = SPACE.seen_mask.nonzero().flatten()
+    method(pictures(method, len(targets)), targets, method.stages[0])["total"].backward()
+    trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
+    idle = [n for n, p in trained.items() if p.grad is None or not bool(p.grad.any())]
+    # A constant on all keys moves no softmax.
+    assert [n for n in idle if not n.endswith("k_proj.bias")] == []
+
+
+# These have tests of their own: CAILA and CAMS scale the logits, TOMCAT's texts go on learning.
+SHOWN = [name for name in METHODS if name not in ("caila", "cams", "tomcat")]
+
+
+@pytest.mark.parametrize("alignment", ["cls", "patch_max"])
+@pytest.mark.parametrize("name", SHOWN)
+@torch.no_grad()
+def test_what_is_shown_is_what_the_compositions_texts_meet(name: str, alignment: str) -> None:
+    method = make(name, alignment)
+    predictor, columns = method.predictor(SPACE), torch.tensor([0, 4, 2])
+    images = pictures(method)
+    encoded = predictor.encode(images)
+    tokens, text = predictor.compared(encoded, columns)
+    if isinstance(method, ThreeBranches):
+        logits = method.branch_logits(encoded, predictor.texts)[0]
+    elif name == "sac":
+        logits = method.aligner(tokens, predictor.text.composition)
+        probabilities = predictor.path_probabilities(encoded)[0].composition
+        torch.testing.assert_close(logits.softmax(1), probabilities)
+    else:
+        logits = predictor(images)
+    shown = method.aligner(tokens, text[:, None])[:, 0]
+    torch.testing.assert_close(shown, logits[torch.arange(3), columns])
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean", "linear", "attention"])

@@ -18,7 +18,7 @@ from czsl_sac.data.scenes.drawing import (
     draw_scenes,
     scene_keys,
 )
-from czsl_sac.data.scenes.items import _kept, mask_boxes
+from czsl_sac.data.scenes.items import _kept
 from czsl_sac.data.scenes.scenes import OBJECTS
 from czsl_sac.data.scenes.shapes import FOREIGN_OUTLINES, OUTLINES, distance_tables
 
@@ -318,27 +318,15 @@ def test_colours_are_near_their_word_and_textures_near_none(scenes):
         assert len(found) >= 5
 
 
-def test_masks_and_boxes_fit_the_dataset(scenes):
+def test_masks_fit_the_dataset(scenes):
     dataset = scenes.split("test")
     masks = dataset.masks(range(64))
     assert masks.shape == (64, 64, 64)
     share = masks.float().mean((1, 2))
     assert share.min() > 0.03
     assert share.max() < 0.5
-    boxes = mask_boxes(masks)
-    sides = torch.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]])
-    assert sides.min() >= 14
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 6))
-def test_boxes_equal_a_loop(seed, height, width):
-    masks = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) < 0.3
-    masks[:, height // 2, width // 2] = True
-    for mask, box in zip(masks, mask_boxes(masks).tolist(), strict=True):
-        rows = [y for y in range(height) if mask[y].any()]
-        columns = [x for x in range(width) if mask[:, x].any()]
-        assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    assert masks.any(1).sum(-1).min() >= 14  # columns that the object reaches into
+    assert masks.any(2).sum(-1).min() >= 14
 
 
 def test_augmentation_mirrors_about_half(scenes):

@@ -163,23 +163,6 @@ def test_the_teacher_learns_from_the_divergence_unless_it_is_detached() -> None:
         assert ("prompts.context" in learned) == (not detach)
 
 
-def test_every_trained_parameter_gets_a_gradient() -> None:
-    model = make(alignment="patch_max")
-    model(*batch(model.backbone, model.space, 4), "train")["total"].backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == []
-
-
-def test_what_is_shown_is_what_the_compositions_texts_meet() -> None:
-    model = make(alignment="patch_max")
-    predictor = model.predictor(model.space)
-    encoded = predictor.encode(batch(model.backbone, model.space, 3)[0])
-    columns = torch.tensor([0, 4, 2])
-    tokens, text = predictor.compared(encoded, columns)
-    logits = model.branch_logits(encoded, predictor.texts)[0]
-    assert_close(model.aligner(tokens, text[:, None])[:, 0], logits[torch.arange(3), columns])
-
-
 def test_options_reach_the_parts() -> None:
     assert preset_for("mit-states", "vp-cmjl").method.attention_heads == 16
     model = make(attention_heads=3)

@@ -23,8 +23,6 @@ from czsl_sac.functional.precision import at_least_float32, without_autocast
 from czsl_sac.functional.probabilities import check_probabilities
 from czsl_sac.kernels.dispatch import is_exporting
 
-__all__ = ["EmptySlots", "EntropyMemoryBank", "TextSlot"]
-
 # Rows of the pool times images that a prediction handles at once: 256 MiB in float32.
 _MAX_SIMILARITIES = 2**26
 # Rows of half precision that are converted at once.

@@ -109,7 +109,12 @@ def _dispatch(arguments: list[str]) -> int:
             f"command is {command!r} but must be one of {', '.join(_COMMANDS)}: {hint}"
         )
     run: Callable[[list[str]], int] = import_module(f"czsl_sac.cli.{command.replace('-', '_')}").run
-    return run(rest)
+    try:
+        return run(rest)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return 0  # the help was shown
 
 
 def _sentence(error: Exception) -> str:

@@ -23,14 +23,8 @@ class CardOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(CardOptions, "card", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.files import write_bytes
     from czsl_sac.report.card import model_card  # loads torch, as does the following

@@ -47,14 +47,8 @@ class CheckDataOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
-    options = parse(arguments)
-    if options is None:
-        return 0
+    """Run the command with its options."""
+    options = parse_options(CheckDataOptions, "check-data", arguments)
 
     from czsl_sac.cli.tables import data_table
     from czsl_sac.data.checks.data import check_data  # loads what decodes images
@@ -77,18 +71,6 @@ def run(arguments: list[str]) -> int:
         print(f"\n{_paragraph(problem, options.examples)}")
     print(f"\n{_verdict(checked)}")
     return int(checked.spoiled)
-
-
-def parse(arguments: list[str]) -> CheckDataOptions | None:
-    """Return the options; None if help was shown.
-
-    Args:
-        arguments: options of the command.
-
-    Raises:
-        ValueError: an option is unknown or has a value that does not fit.
-    """
-    return parse_options(CheckDataOptions, "check-data", arguments)
 
 
 def _unsplit(checked: "CheckedData") -> str:

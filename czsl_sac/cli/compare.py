@@ -39,14 +39,8 @@ class CompareOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(CompareOptions, "compare", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.files import write_atomically
     from czsl_sac.pictures import require_matplotlib

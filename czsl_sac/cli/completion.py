@@ -38,14 +38,8 @@ class CompletionOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(CompletionOptions, "completion", arguments)
-    if options is None:
-        return 0
     from czsl_sac.cli import _COMMANDS
 
     script = _SCRIPT.format(commands=" ".join(_COMMANDS))

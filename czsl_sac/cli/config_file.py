@@ -34,9 +34,6 @@ class ConfigFile:
     def over(self, config: TrainConfig) -> TrainConfig:
         """Return a configuration with the file's options laid over it.
 
-        Args:
-            config: of a preset.
-
         Raises:
             ValueError: an option is unknown, of another method, has a value that does not fit, or
                 is read by nothing.
@@ -57,10 +54,6 @@ class ConfigFile:
 
     def check_names(self, names: Iterable[str], config: TrainConfig) -> None:
         """Refuse what is no option of a configuration.
-
-        Args:
-            names: that the file gives, with underscores.
-            config: whose options they must be.
 
         Raises:
             ValueError: one is unknown, of another method, or of the command line alone.
@@ -106,10 +99,6 @@ def read_config_file(path: Path) -> ConfigFile:
 def config_file(path: Path, values: dict[str, Any]) -> ConfigFile:
     """Return what a file says, of the options in it.
 
-    Args:
-        path: of the file.
-        values: preset, method and options.
-
     Raises:
         ValueError: preset or method is no name.
     """
@@ -122,10 +111,7 @@ def config_file(path: Path, values: dict[str, Any]) -> ConfigFile:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """Return what a JSON or TOML file holds, with underscores in the names.
-
-    Args:
-        path: a `.json` or `.toml` file.
+    """Return what a `.json` or `.toml` file holds, with underscores in the names.
 
     Raises:
         FileNotFoundError: there is no such file.

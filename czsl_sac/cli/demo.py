@@ -46,14 +46,8 @@ class DemoOptions(PredictorOptions):
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(DemoOptions, "demo", arguments)
-    if options is None:
-        return 0
     if find_spec("gradio") is None:
         raise ImportError(
             'the page is made with gradio, which is not installed: pip install "czsl-sac[demo]"'

@@ -75,14 +75,8 @@ class DescribeOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(DescribeOptions, "describe", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.methods.questionnaire import put, questionnaire_of  # loads torch
 

@@ -1,8 +1,8 @@
 """`czsl-sac diagnose`: do the patches of a CLIP answer to the texts of a data set?"""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -52,14 +52,8 @@ class DiagnoseOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(DiagnoseOptions, "diagnose", arguments)
-    if options is None:
-        return 0
     of_scenes = options.data == "scenes"
     data = DataConfig(num_workers=options.num_workers)
     if of_scenes:
@@ -81,17 +75,12 @@ def run(arguments: list[str]) -> int:
     )
     print(answers_table(answers, f"{name} on {options.data}, {options.split} split, zero-shot"))
     if options.json is not None:
-        save_json(options.json, answers_record(answers))
+        save_json(options.json, asdict(answers))
     return 0
 
 
 def answers_table(answers: "TokenAnswers", heading: str) -> str:
-    """Return the figures in percent, with a sentence on each.
-
-    Args:
-        answers: what was measured.
-        heading: of what.
-    """
+    """Return the figures in percent, with a sentence on each."""
     from tabulate import tabulate
 
     names = {"class_token": "class token", "tokens": "all tokens", "patches": "patches alone"}
@@ -116,19 +105,3 @@ def answers_table(answers: "TokenAnswers", heading: str) -> str:
             f"a random one would in {100 * pointing.chance:.1f} %."
         )
     return "\n".join(lines)
-
-
-def answers_record(answers: "TokenAnswers") -> dict[str, Any]:
-    """Return the figures as JSON types.
-
-    Args:
-        answers: what was measured.
-    """
-    pointing = answers.pointing
-    return {
-        "images": answers.images,
-        "auc": dict(answers.auc),
-        "patch_wins": answers.patch_wins,
-        "modality_gap": dict(answers.modality_gap),
-        "pointing": None if pointing is None else vars(pointing),
-    }

@@ -113,14 +113,8 @@ class _Start:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse(arguments)
-    if options is None:
-        return 0
     _check_world(options)
     if isinstance(options, UntrainedOptions):
         return _score_untrained(options)
@@ -207,11 +201,8 @@ def _check_world(options: ScoringOptions) -> None:
             raise ValueError(f"--{option} is of the open world: add --world open.")
 
 
-def parse(arguments: list[str]) -> EvaluateOptions | UntrainedOptions | None:
-    """Return the options; None if help was shown.
-
-    Args:
-        arguments: options of the command.
+def parse(arguments: list[str]) -> EvaluateOptions | UntrainedOptions:
+    """Return the options.
 
     Raises:
         ValueError: an option is unknown, has a value that does not fit, or is read by nothing.
@@ -235,7 +226,7 @@ def parse(arguments: list[str]) -> EvaluateOptions | UntrainedOptions | None:
 
 def _parse_untrained(
     start: _Start, method: str, run: Path | None, arguments: list[str]
-) -> UntrainedOptions | None:
+) -> UntrainedOptions:
     if run is not None:
         raise ValueError(
             f"--method is {method} but must not be given with the run {run}, which has its own: "
@@ -254,12 +245,11 @@ def _parse_untrained(
         eval_batch_size=config.optim.eval_batch_size,
     )
     options = parse_options(UntrainedOptions, "evaluate", arguments, default=default)
-    if options is not None:
-        configuration = options.configuration()
-        idle = dict.fromkeys(_TRAINING, "nothing is trained")
-        if not configuration.backbone.patch_drop_eval:
-            idle["patch_drop"] = "patch_drop_eval is off"
-        refuse_unread(arguments, {**configuration.unread(), **idle})
+    configuration = options.configuration()
+    idle = dict.fromkeys(_TRAINING, "nothing is trained")
+    if not configuration.backbone.patch_drop_eval:
+        idle["patch_drop"] = "patch_drop_eval is off"
+    refuse_unread(arguments, {**configuration.unread(), **idle})
     return options
 
 

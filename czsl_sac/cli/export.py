@@ -37,14 +37,8 @@ class ExportOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(ExportOptions, "export", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.cli.predictor_options import PredictorOptions
     from czsl_sac.predict.exporting import TOLERANCE, check_path, export  # these load torch

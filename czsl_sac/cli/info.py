@@ -28,8 +28,7 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: its options; there are none but help.
     """
-    if parse_options(InfoOptions, "info", arguments) is None:
-        return 0
+    parse_options(InfoOptions, "info", arguments)
     rows = [("czsl-sac", __version__), ("python", platform.python_version())]
     rows += [("system", platform.platform())]
     rows += [(package, _version(package)) for package in _REQUIRED + _OPTIONAL]

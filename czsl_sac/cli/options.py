@@ -83,8 +83,8 @@ _SYNONYMS = {
 
 def parse_options(
     options: type[_Options], command: str, arguments: list[str], default: _Options | None = None
-) -> _Options | None:
-    """Parse the options of a command; None after the help was asked for and shown.
+) -> _Options:
+    """Parse the options of a command.
 
     Args:
         options: dataclass of the options; its docstrings are the help.
@@ -94,21 +94,17 @@ def parse_options(
 
     Raises:
         ValueError: an option is unknown, lacks its value, or has one that does not fit.
+        SystemExit: the help was asked for, and shown.
     """
     with _one_sentence(command):
-        try:
-            parsed, unknown = tyro.cli(
-                options,
-                default=tyro.MISSING_NONPROP if default is None else default,
-                prog=f"czsl-sac {command}",
-                args=arguments,
-                config=(tyro.conf.OmitArgPrefixes,),
-                return_unknown_args=True,
-            )
-        except SystemExit as stop:
-            if stop.code:
-                raise
-            return None
+        parsed, unknown = tyro.cli(
+            options,
+            default=tyro.MISSING_NONPROP if default is None else default,
+            prog=f"czsl-sac {command}",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes,),
+            return_unknown_args=True,
+        )
     if unknown:
         raise ValueError(unknown_option(unknown[0], command, default or options))
     return parsed
@@ -116,11 +112,6 @@ def parse_options(
 
 def peek_options(options: type[_Options], command: str, arguments: list[str]) -> _Options:
     """Parse a few options ahead of the others, which are ignored; `--help` is one of the others.
-
-    Args:
-        options: dataclass of these options.
-        command: name of the command.
-        arguments: what follows the command.
 
     Raises:
         ValueError: one of these options lacks its value or has one that does not fit.
@@ -159,9 +150,6 @@ def option_names(options: Any) -> set[str]:
 
 def given_options(arguments: list[str]) -> list[str]:
     """Return the names of the options that were given, with underscores.
-
-    Args:
-        arguments: what follows the command.
 
     Examples:
         >>> given_options(["--lr=1", "--no-condense", "x"])
@@ -247,7 +235,9 @@ def _one_sentence(command: str) -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(box):
             yield
-    except SystemExit:
+    except SystemExit as stop:
+        if not stop.code:  # the help was shown
+            raise
         plain = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())
         rows = [row.strip(" │|+-─╭╮╰╯") for row in plain.splitlines()[1:]]
         # Options are flat on the command line, so the group that holds the faulty one says nothing.

@@ -67,14 +67,8 @@ class PredictOptions(PredictorOptions):
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(PredictOptions, "predict", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.files import write_atomically
     from czsl_sac.predict.images import find_files  # loads torch, as do the following

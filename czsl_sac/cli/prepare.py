@@ -27,14 +27,8 @@ class PrepareOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(PrepareOptions, "prepare", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.cli.tables import data_table
     from czsl_sac.data.counts import count_data, differences_from_tab7

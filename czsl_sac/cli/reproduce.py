@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_range, check_ranges
 from czsl_sac.cli.options import parse_options
 
 if TYPE_CHECKING:
@@ -56,20 +56,13 @@ class ReproduceOptions:
     """Say how long it may take, and print the command of each run to be trained; do nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "epochs", "images_per_pair", "processes"):
-            check_range(name, getattr(self, name), low=1)
+        check_ranges(self, "seeds", "epochs", "images_per_pair", "processes", low=1)
         check_range("num_workers", self.num_workers, low=0)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(ReproduceOptions, "reproduce", arguments)
-    if options is None:
-        return 0
 
     from czsl_sac.experiments.estimate import seconds_needed  # these load torch
     from czsl_sac.experiments.plan import STUDIES, studies_named
@@ -126,13 +119,7 @@ def run(arguments: list[str]) -> int:
 
 
 def write_study(study: "Study", measured: "Sequence[Measurement]", setting: "Setting") -> str:
-    """Write a study's CSV, table and picture, print the table and return its page.
-
-    Args:
-        study: table or figure.
-        measured: its rows.
-        setting: on what they were measured.
-    """
+    """Write a study's CSV, table and picture, print the table and return its page."""
     from czsl_sac.experiments.figures import draw
     from czsl_sac.experiments.gallery import draw_images
     from czsl_sac.experiments.tables import frame, markdown

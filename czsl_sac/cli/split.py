@@ -50,14 +50,8 @@ class SplitOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
-    options = parse(arguments)
-    if options is None:
-        return 0
+    """Run the command with its options."""
+    options = parse_options(SplitOptions, "split", arguments)
 
     from czsl_sac.cli.tables import data_table
     from czsl_sac.data.sources.hub import HubSource, read_hub
@@ -104,15 +98,3 @@ def run(arguments: list[str]) -> int:
         f"czsl-sac train --preset fruit-ripeness --dataset {dataset} --data-root {told}"
     )
     return 0
-
-
-def parse(arguments: list[str]) -> SplitOptions | None:
-    """Return the options; None if help was shown.
-
-    Args:
-        arguments: options of the command.
-
-    Raises:
-        ValueError: an option is unknown or has a value that does not fit.
-    """
-    return parse_options(SplitOptions, "split", arguments)

@@ -52,14 +52,8 @@ class _Start:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse(arguments)
-    if options is None:
-        return 0
     if options.print_config:
         preset = {} if options.resume else {"preset": options.preset}
         print(json.dumps({**preset, **options.configuration.options()}, indent=2))
@@ -92,11 +86,8 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> TrainOptions | None:
-    """Return the options on top of their preset or resumed run; None if help was shown.
-
-    Args:
-        arguments: options of the command.
+def parse(arguments: list[str]) -> TrainOptions:
+    """Return the options on top of their preset or resumed run.
 
     Raises:
         ValueError: an option is unknown, out of range, contradicts another, or is read by nothing.
@@ -104,8 +95,7 @@ def parse(arguments: list[str]) -> TrainOptions | None:
     """
     default = _defaults(peek_options(_Start, "train", arguments))
     options = parse_options(TrainOptions, "train", arguments, default=default)
-    if options is not None:
-        refuse_unread(arguments, options.configuration.unread())
+    refuse_unread(arguments, options.configuration.unread())
     return options
 
 
@@ -142,9 +132,6 @@ def _defaults(start: _Start) -> TrainOptions:
 
 def read_config(run_dir: Path) -> TrainConfig:
     """Return the configuration of a run, without loading torch.
-
-    Args:
-        run_dir: its folder.
 
     Raises:
         FileNotFoundError: the folder holds no run.

@@ -55,14 +55,8 @@ class TuneOptions:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: its options.
-    """
+    """Run the command with its options."""
     options = parse_options(TuneOptions, "tune", arguments)
-    if options is None:
-        return 0
     if find_spec("optuna") is None:
         raise ImportError(
             'options are chosen with optuna, which is not installed: pip install "czsl-sac[tune]"'
@@ -95,10 +89,6 @@ def run(arguments: list[str]) -> int:
 
 def read_objective(options: TuneOptions, values: dict[str, Any]) -> "Objective":
     """Return what is to be measured.
-
-    Args:
-        options: of the command.
-        values: what the file holds.
 
     Raises:
         ValueError: an option is unknown, does not fit, or was decided in training.

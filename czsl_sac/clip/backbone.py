@@ -14,13 +14,6 @@ from czsl_sac.clip.text_tower import TextTower, Tokenizer
 from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.clip.vision import VisionTower
 
-__all__ = [
-    "OPENAI_MEAN",
-    "OPENAI_STD",
-    "CLIPBackbone",
-    "check_weights",
-]
-
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -220,10 +213,6 @@ class CLIPBackbone(nn.Module):
 
 def check_weights(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not those of the backbone, by name or by shape.
-
-    Args:
-        backbone: that they are for.
-        weights: under its own names.
 
     Raises:
         ValueError: some are missing, too many, or of another shape.

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["plain_model", "plain_weights", "read_checkpoint"]
-
 _HOLDERS = ("model_state_dict", "state_dict", "model")
 
 

@@ -5,8 +5,6 @@ from hashlib import sha256
 import torch
 from torch import nn
 
-__all__ = ["is_adapter", "weights_checksum"]
-
 
 def is_adapter(key: str) -> bool:
     """Tell whether a key of a state dict is LoRA's or AdaptFormer's, not the base model's.
@@ -27,9 +25,6 @@ def weights_checksum(module: nn.Module) -> str:
 
     It does not depend on LoRA or adapters, nor on the precision that a number is kept in as long
     as it is the same number.
-
-    Args:
-        module: on any device.
 
     Examples:
         >>> layer = nn.Linear(2, 2).half()

@@ -9,8 +9,6 @@ from torch import Tensor
 from czsl_sac.checks import check_choice
 from czsl_sac.clip.transformer import Activation
 
-__all__ = ["ARCHIVE_CONSTANTS", "CLIPConfig", "infer_config"]
-
 ARCHIVE_CONSTANTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """Numbers that OpenAI's archives keep beside the weights."""
 

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["autocasts", "in_autocast", "linear"]
-
 
 class _StoredLinear(torch.autograd.Function):
     """x Wᵀ + b with W frozen and of another dtype than x; only W as it is kept is saved."""
@@ -58,20 +56,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def in_autocast(x: Tensor) -> Tensor:
-    """Cast to autocast's dtype, where autocast is on and would do so; otherwise return x.
-
-    Args:
-        x: of any shape.
-    """
+    """Cast to autocast's dtype, where autocast is on and would do so; otherwise return x."""
     if autocasts(x.device) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
 
 
 def autocasts(device: torch.device) -> bool:
-    """Tell whether autocast is on for a device, which torch cannot be asked of "meta".
-
-    Args:
-        device: any.
-    """
+    """Tell whether autocast is on for a device, which torch cannot be asked of "meta"."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -9,8 +9,6 @@ from torch.nn.utils import parametrize
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.transformer import Attention, Linear
 
-__all__ = ["store_frozen"]
-
 _BackboneT = TypeVar("_BackboneT", bound=CLIPBackbone)
 
 

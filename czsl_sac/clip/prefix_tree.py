@@ -6,16 +6,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-__all__ = [
-    "FixedPrompts",
-    "Paths",
-    "PrefixTree",
-    "SortedPrompts",
-    "check_lengths",
-    "sort_prompts",
-    "span",
-]
-
 _LARGEST_KEY = 2**62
 
 
@@ -37,11 +27,7 @@ class Paths:
     steps: tuple[tuple[int, Tensor | slice], ...]
 
     def to(self, device: torch.device) -> "Paths":
-        """Return the same paths with their indices on a device.
-
-        Args:
-            device: where to put them.
-        """
+        """Return the same paths with their indices on a device."""
         steps = (
             (first, at if isinstance(at, slice) else at.to(device)) for first, at in self.steps
         )
@@ -79,11 +65,7 @@ class PrefixTree:
         return len(self.inputs)
 
     def to(self, device: torch.device) -> "PrefixTree":
-        """Return the same tree with its indices on a device.
-
-        Args:
-            device: where to put them.
-        """
+        """Return the same tree with its indices on a device."""
         return PrefixTree(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
@@ -116,22 +98,12 @@ class SortedPrompts:
         return len(self.lengths)
 
     def trees(self, chunk_size: int, device: torch.device, part: range) -> Iterator[PrefixTree]:
-        """Build one tree after the other, of `chunk_size` neighbouring prompts each.
-
-        Args:
-            chunk_size: distinct prompts of a tree.
-            device: where to put them.
-            part: which of the distinct prompts.
-        """
+        """Build one tree after the other, of `chunk_size` neighbouring prompts each."""
         for start in part[::chunk_size]:
             yield self.tree(start, min(start + chunk_size, part.stop)).to(device)
 
     def tree(self, start: int, stop: int) -> PrefixTree:
         """Build the tree of the distinct prompts `start` to `stop`, the latter not included.
-
-        Args:
-            start: the first.
-            stop: the end.
 
         Examples:
             >>> prompts = sort_prompts(torch.tensor([[8, 1, 9], [8, 2, 9], [8, 1, 9]]))
@@ -201,11 +173,7 @@ class FixedPrompts:
 
 
 def span(symbols: Tensor) -> range:
-    """Return the range from the smallest symbol to the largest, empty where there are none.
-
-    Args:
-        symbols: integers of any shape.
-    """
+    """Return the range from the smallest symbol to the largest, empty where there are none."""
     return range(int(symbols.min()), int(symbols.max()) + 1) if symbols.numel() else range(0)
 
 

@@ -7,8 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Processes"]
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -36,9 +34,6 @@ class Processes:
         A process without an item would have no gradient where the others have one, and for so
         few items it is not worth talking.
 
-        Args:
-            total: items to share out.
-
         Examples:
             >>> Processes(1, 4).enough_for(3)
             Processes(rank=0, count=1)
@@ -46,11 +41,7 @@ class Processes:
         return self if total >= self.count else Processes()
 
     def part(self, total: int) -> range:
-        """Return which of `total` items this process does.
-
-        Args:
-            total: items to share out.
-        """
+        """Return which of `total` items this process does."""
         return range(self.rank * total // self.count, (self.rank + 1) * total // self.count)
 
     def join(self, own: Tensor, rows: Tensor, total: int) -> Tensor:

@@ -12,8 +12,6 @@ from czsl_sac.checks import check_range
 from czsl_sac.clip.prefix_tree import FixedPrompts
 from czsl_sac.clip.text_tower import TextTower, Tokenizer
 
-__all__ = ["SoftPrompts", "clean_name"]
-
 _Branch = Literal["composition", "attribute", "object"]
 _BRANCHES: tuple[_Branch, ...] = ("composition", "attribute", "object")
 

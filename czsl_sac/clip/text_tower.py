@@ -20,15 +20,8 @@ from czsl_sac.clip.prefix_tree import (
     span,
 )
 from czsl_sac.clip.processes import Processes
-from czsl_sac.clip.transformer import (
-    Activation,
-    ResidualAttentionBlock,
-    Transformer,
-    has_dropout,
-)
+from czsl_sac.clip.transformer import Activation, ResidualAttentionBlock, Transformer, has_dropout
 from czsl_sac.clip.tree_transformer import run_blocks
-
-__all__ = ["TextTower", "Tokenizer"]
 
 _Prompts: TypeAlias = FixedPrompts | SortedPrompts
 _SHARING_PAYS = 0.8  # from which share of the tokens on token ids run on a tree; see forward

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["PaddedTokenizer"]
-
 
 class PaddedTokenizer:
     """Texts to rows of ids: start, word pieces, end, zeros.
@@ -19,12 +17,6 @@ class PaddedTokenizer:
         sot: id of the start-of-text token.
         eot: id of the end-of-text token.
         context_length: ids of a row, start and end included.
-
-    Attributes:
-        encode: as given.
-        sot: as given.
-        eot: as given.
-        context_length: as given.
 
     Examples:
         >>> letters = PaddedTokenizer(lambda text: [ord(c) for c in text], 1, 2, context_length=5)
@@ -42,10 +34,7 @@ class PaddedTokenizer:
         self.context_length = context_length
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the ids of texts.
-
-        Args:
-            texts: P texts.
+        """Return the ids of P texts.
 
         Returns:
             Ids `[P, context_length]` int64.

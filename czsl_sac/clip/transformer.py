@@ -11,16 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from czsl_sac.checks import check_choice
 from czsl_sac.clip.adapters.low_rank import WHOLE, project
 
-__all__ = [
-    "Activation",
-    "Attention",
-    "Linear",
-    "QuickGELU",
-    "ResidualAttentionBlock",
-    "Transformer",
-    "has_dropout",
-]
-
 Activation = Literal["quick_gelu", "gelu"]
 
 
@@ -111,10 +101,7 @@ class Attention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def first_weights(self, x: Tensor) -> Tensor:
-        """Return how the first token (CLIP's class token) attends to all, mean over the heads.
-
-        Args:
-            x: tokens `[B, n, W]`, as for `forward`.
+        """Return how the first of tokens `[B, n, W]` (CLIP's class token) attends, mean over heads.
 
         Returns:
             `[B, n]`, rows summing to one.
@@ -124,16 +111,13 @@ class Attention(nn.Module):
         return scores.softmax(dim=-1).mean(dim=1)[:, 0]
 
     def project(self, x: Tensor, *, parts: slice = WHOLE) -> Tensor:
-        """Return query, key and value side by side, or some of them.
+        """Return query, key and value side by side, or some of them, `[..., W · number of parts]`.
 
         For those who compute the attention themselves, as the text tower's shared prefixes do.
 
         Args:
             x: tokens `[..., W]`.
             parts: of query, key and value, such as `slice(1, 3)` for key and value.
-
-        Returns:
-            `[..., W · number of parts]`.
         """
         bias = self.in_proj_bias
         return project(self, "in_proj_weight", x, bias, parts=parts, stacked=3)
@@ -228,9 +212,10 @@ class Transformer(nn.Module):
         num_heads: heads of each attention.
         activation: of each MLP.
         mlp_width: hidden size of each MLP; None for 4 W.
+
+    Attributes:
         gradient_checkpointing: keep only the input of each block for the backward pass and
-            compute the rest again there: less memory, about a third more time. May be switched
-            later through the attribute of the same name.
+            compute the rest again there: less memory, about a third more time; off at first.
 
     Examples:
         >>> tower = Transformer(width=8, layers=2, num_heads=2)
@@ -246,11 +231,10 @@ class Transformer(nn.Module):
         *,
         activation: Activation = "quick_gelu",
         mlp_width: int | None = None,
-        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing = False
         self.resblocks = nn.ModuleList(
             ResidualAttentionBlock(width, num_heads, activation=activation, mlp_width=mlp_width)
             for _ in range(layers)
@@ -299,9 +283,5 @@ class Transformer(nn.Module):
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Tell whether a module, or a part of it, draws random numbers in training.
-
-    Args:
-        module: with or without parts.
-    """
+    """Tell whether a module, or a part of it, draws random numbers in training."""
     return any(isinstance(part, nn.Dropout) for part in module.modules())

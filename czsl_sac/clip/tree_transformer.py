@@ -11,8 +11,6 @@ from czsl_sac.clip.prefix_tree import Paths, PrefixTree
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.functional.precision import at_least_float32
 
-__all__ = ["run_blocks", "tree_attention"]
-
 
 def run_blocks(blocks: Sequence[ResidualAttentionBlock], tree: PrefixTree, x: Tensor) -> Tensor:
     """Run blocks on a tree and return the states at the ends of its prompts.

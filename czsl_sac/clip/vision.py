@@ -12,8 +12,6 @@ from czsl_sac.clip.adapters.layers import choose_layers
 from czsl_sac.clip.config import CLIPConfig
 from czsl_sac.clip.transformer import ResidualAttentionBlock, Transformer
 
-__all__ = ["PatchFeatures", "VisionTower"]
-
 PatchFeatures = Literal["last", "value"]
 
 

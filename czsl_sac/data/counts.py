@@ -8,19 +8,10 @@ from czsl_sac.data.protocol import SplitName
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = ["TAB7_COUNTS", "count_data", "differences_from_tab7"]
-
 _HEADINGS = (
-    "attributes",
-    "objects",
-    "seen pairs",
-    "train images",
-    "val seen pairs",
-    "val unseen pairs",
-    "val images",
-    "test seen pairs",
-    "test unseen pairs",
-    "test images",
+    *("attributes", "objects", "seen pairs", "train images"),
+    *("val seen pairs", "val unseen pairs", "val images"),
+    *("test seen pairs", "test unseen pairs", "test images"),
 )
 
 TAB7_COUNTS: dict[str, dict[str, int]] = {

@@ -6,23 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["distort"]
-
 MIRRORED, TILTED = 0.5, 0.5  # probabilities
 TILT = 0.5  # how far corners move, by half a side
 TURN = 5.0  # degrees
 
 
 def distort(images: Tensor) -> Tensor:
-    """Return images mirrored, tilted and turned at random, each in its own way.
+    """Return images `[B, 3, S, S]` mirrored, tilted and turned at random, each in its own way.
 
     With the probabilities and ranges of torchvision's `RandomHorizontalFlip`, `RandomPerspective`
     and `RandomRotation(5)`, one after the other; what lies outside the image is 0. The three are
     one map of the plane, sampled once (bilinear), where the published loaders sample twice. Random
     numbers are drawn on the CPU from torch's generator: the same on every device.
-
-    Args:
-        images: `[B, 3, S, S]`, float.
 
     Examples:
         >>> distort(torch.ones(2, 3, 32, 32)).shape

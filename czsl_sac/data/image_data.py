@@ -20,8 +20,6 @@ from czsl_sac.data.transforms import ImageReader, ImageTransform
 from czsl_sac.space import CompositionSpace
 from czsl_sac.words import some, visible
 
-__all__ = ["ImageData"]
-
 
 class ImageData:
     """Images on disk, each with a composition and a split.

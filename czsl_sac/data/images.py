@@ -12,8 +12,6 @@ from czsl_sac.data.reading import Exif, UnreadableImageError
 from czsl_sac.data.stores import ImageStore, StoredImage, image_in
 from czsl_sac.data.transforms import ImageTransform
 
-__all__ = ["ImageDataset", "PixelDataset"]
-
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Images from files: (image `[3, H, W]` float32, normalised; target).
@@ -53,9 +51,6 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Return the pixels of an item, `[3, H, W]` uint8, and its target.
 
         What is left to do, `transform.finish` does with a whole batch on any device.
-
-        Args:
-            index: of the item.
 
         Raises:
             UnreadableImageError: the file is missing or damaged; the message has its path.

@@ -12,8 +12,6 @@ from czsl_sac.words import some, visible
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = ["IMAGE_SUFFIXES", "NO_IMAGE", "Entry", "Listing", "Problem"]
-
 IMAGE_SUFFIXES = {
     **{".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"},
     **{".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF"},
@@ -44,11 +42,7 @@ class Problem:
     spoils: bool = True
 
     def sentence(self, source: Path) -> str:
-        """Return the problem in one line.
-
-        Args:
-            source: where it was found.
-        """
+        """Return the problem in one line."""
         cases = some(self.cases).rstrip(".")
         return f"{visible(source)}: {self.title} ({len(self.cases)}): {cases}. {self.remedy}"
 

@@ -13,17 +13,12 @@ from czsl_sac.words import some, visible
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = ["read_alike", "read_as", "refuse_read_alike"]
-
 
 def read_as(name: str) -> str:
     r"""Return a name as CLIP's tokenizers read it in a prompt, without invisible characters.
 
     The prompt has it in lower case with full stops as spaces; the tokenizers repair its Unicode
     (NFC, straight quotes, no ligatures) and take all white space as one space.
-
-    Args:
-        name: of an attribute or object.
 
     Examples:
         >>> read_as("Faux.Fur"), read_as(" cafe\u0301"), read_as("ri\u200bpe")
@@ -36,9 +31,6 @@ def read_as(name: str) -> str:
 
 def read_alike(pairs: Iterable["Pair"]) -> list[str]:
     """Return which attributes, objects and compositions end in the same prompt as another.
-
-    Args:
-        pairs: compositions.
 
     Returns:
         A text for each prompt that several names share, every invisible character shown.

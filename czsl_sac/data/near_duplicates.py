@@ -11,16 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = [
-    "MAX_DIFFERENCE",
-    "MAX_DISTANCE",
-    "THUMBNAIL_BYTES",
-    "difference_hash",
-    "group_near_duplicates",
-    "near_pairs",
-    "thumbnail",
-]
-
 MAX_DISTANCE = 8
 """Differing bits, of 64, up to which two images can be near-duplicates by default."""
 
@@ -45,9 +35,6 @@ def difference_hash(image: Image.Image) -> int:
 
     It stays nearly the same when an image is scaled, recompressed or evenly brightened.
 
-    Args:
-        image: of any size and mode.
-
     Examples:
         >>> ramp = Image.linear_gradient("L").rotate(90)  # brighter to the right
         >>> f"{difference_hash(ramp):x}"
@@ -59,11 +46,7 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """Return the image in 8×8 pixels, 3 bytes each.
-
-    Args:
-        image: RGB, of any size.
-    """
+    """Return an RGB image in 8×8 pixels, 3 bytes each."""
     return image.resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes()
 
 

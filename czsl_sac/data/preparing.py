@@ -15,8 +15,6 @@ from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS, read_records
 from czsl_sac.files import write_bytes
 from czsl_sac.words import counted, some, visible
 
-__all__ = ["prepare"]
-
 _FOLDERS = {
     "ut-zappos": ("ut-zappos", "ut-zap50k"),
     "mit-states": ("mit-states",),

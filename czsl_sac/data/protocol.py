@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from czsl_sac.space import CompositionSpace
 
-__all__ = ["SPLITS", "CZSLData", "HasMasks", "SplitName"]
-
 SplitName = Literal["train", "val", "test"]
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -56,8 +54,4 @@ class HasMasks(Protocol):
     """Items of which it is known where their object is."""
 
     def masks(self, indices: Sequence[int]) -> "Tensor":
-        """Return where the labelled objects show in the images, `[B, H, W]` bool.
-
-        Args:
-            indices: of the items.
-        """
+        """Return where the labelled objects show in the images, `[B, H, W]` bool."""

@@ -14,17 +14,6 @@ from czsl_sac.checks import check_choice
 from czsl_sac.data.stores import StoredImage
 from czsl_sac.words import visible
 
-__all__ = [
-    "MAX_MEGAPIXELS",
-    "Exif",
-    "OnBadImage",
-    "UnreadableImageError",
-    "bits_of",
-    "opened",
-    "read_image",
-    "rgb",
-]
-
 Exif = Literal["follow", "ignore"]
 """What to do with a photograph's EXIF orientation."""
 
@@ -78,9 +67,6 @@ def read_image(path: Path | StoredImage, *, exif: Exif = "follow") -> Image.Imag
 def opened(path: Path | StoredImage) -> Iterator[Image.Image]:
     """Open an image file; what goes wrong with it, now or while it is used, is told by its path.
 
-    Args:
-        path: the file, or its content.
-
     Yields:
         The image, its header read and its size within `MAX_MEGAPIXELS`, not yet decoded.
 
@@ -101,11 +87,7 @@ def opened(path: Path | StoredImage) -> Iterator[Image.Image]:
 
 
 def bits_of(image: Image.Image) -> int:
-    """Return how many bits a value of an opened image has, 8 for those of fewer.
-
-    Args:
-        image: not yet decoded or converted.
-    """
+    """Return how many bits a value of an image has, not yet decoded, and 8 for those of fewer."""
     if image.mode in _DEEP:
         # TIFF may hold 12 bits of the 16; tag 258 is BitsPerSample.
         return int(getattr(image, "tag_v2", {}).get(258, (16,))[0])

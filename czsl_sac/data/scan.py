@@ -15,8 +15,6 @@ from czsl_sac.data.near_duplicates import THUMBNAIL_BYTES, difference_hash, thum
 from czsl_sac.data.reading import UnreadableImageError, bits_of, opened, rgb
 from czsl_sac.data.stores import ImageStore, StoredImage, image_in
 
-__all__ = ["ImageFacts", "hashes_of", "scan_images"]
-
 
 @dataclass(frozen=True)
 class ImageFacts:

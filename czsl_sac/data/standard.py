@@ -2,12 +2,12 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from czsl_sac.data.counts import TAB7_COUNTS, differences_from_tab7
 from czsl_sac.data.image_data import ImageData
-from czsl_sac.data.reading import Exif, OnBadImage
+from czsl_sac.data.reading import Exif
 from czsl_sac.data.sources.standard import is_standard_layout, read_standard_layout
-from czsl_sac.data.transforms import ImageReader
 from czsl_sac.words import visible
 
 __all__ = ["StandardLayout", "is_standard_layout"]
@@ -22,15 +22,11 @@ class StandardLayout(ImageData):
     Args:
         root: folder of the data set.
         name: for printouts; `"ut-zappos"`, `"mit-states"` and `"cgqa"` are checked against Tab. 7.
-        image_size: height and width after cropping; take the backbone's.
-        mean: subtracted from each colour of an image in [0, 1]; take the backbone's.
-        std: what each colour is divided by afterwards; take the backbone's.
-        on_bad_image: `"stop"`: reading a missing or damaged image is an error. `"skip"`: every
-            image is opened now, and the bad ones are left out of their split.
         exif: turn photographs as their EXIF orientation says (`"follow"`), or leave the pixels as
             they are stored (`"ignore"`). None ignores it for the data sets of Tab. 7, as the
             published loaders do, and follows it for others.
-        image_reader: who resizes: Pillow, as the published loaders do, or torch, which is faster.
+        **look: `image_size`, `mean` and `std`, and as you like `on_bad_image` and
+            `image_reader`; as for `ImageData`.
 
     Raises:
         FileNotFoundError: the folder, a pair list or the metadata is missing.
@@ -42,18 +38,7 @@ class StandardLayout(ImageData):
             no error, since corrected versions of the three data sets are in use.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        name: str,
-        image_size: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        on_bad_image: OnBadImage = "stop",
-        exif: Exif | None = None,
-        image_reader: ImageReader = "pil",
-    ) -> None:
+    def __init__(self, root: Path, *, name: str, exif: Exif | None = None, **look: Any) -> None:
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(
@@ -63,16 +48,8 @@ class StandardLayout(ImageData):
         listing, errors = read_standard_layout(root)
         if errors:
             raise errors[0]
-        super().__init__(
-            listing,
-            name=name,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            on_bad_image=on_bad_image,
-            exif=exif or ("ignore" if name in TAB7_COUNTS else "follow"),
-            image_reader=image_reader,
-        )
+        exif = exif or ("ignore" if name in TAB7_COUNTS else "follow")
+        super().__init__(listing, name=name, exif=exif, **look)
         differing = differences_from_tab7(name, self.counts())
         if differing:
             warnings.warn(

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["ImageStore", "StoredImage", "image_in"]
-
 
 @dataclass(frozen=True)
 class StoredImage:
@@ -27,11 +25,7 @@ class ImageStore(Protocol):
     """Images by name."""
 
     def image(self, name: str) -> StoredImage | Path:
-        """Return an image, or the path of its file.
-
-        Args:
-            name: of the image.
-        """
+        """Return an image, or the path of its file."""
 
     def fingerprint(self) -> str:
         """Return a name of all that is in the store."""

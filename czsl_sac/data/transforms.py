@@ -22,8 +22,6 @@ from czsl_sac.data.distortion import distort
 from czsl_sac.data.reading import Exif, read_image
 from czsl_sac.data.stores import StoredImage
 
-__all__ = ["ImageReader", "ImageTransform"]
-
 ImageReader = Literal["pil", "torch"]
 """Who resizes images: Pillow, as the published methods do, or torch."""
 
@@ -89,11 +87,7 @@ class ImageTransform:
         return self.pixels(read_image(path, exif=exif))
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Return the pixels of an RGB image, `[3, image_size, image_size]` uint8.
-
-        Args:
-            image: of any size.
-        """
+        """Return the pixels of an RGB image, `[3, image_size, image_size]` uint8."""
         if self.reader == "torch":
             return self._crop(torch.from_numpy(np.array(image)).permute(2, 0, 1))
         if self.augment:

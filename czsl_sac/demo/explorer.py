@@ -19,6 +19,9 @@ from czsl_sac.predict.predictions import Prediction, marginals, predict_files, t
 from czsl_sac.predict.run_predictor import ReadyToPredict, RunPredictor
 from czsl_sac.space import CompositionSpace
 
+_NAMED = 10
+"""Likeliest compositions of an image that are named."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -43,11 +46,7 @@ class Answer:
     notes: tuple[str, ...]
 
     def decide(self, bias: float) -> Decision:
-        """Return what is named under a bias for unseen compositions.
-
-        Args:
-            bias: added to their scores.
-        """
+        """Return what is named under a bias for unseen compositions."""
         return decide(self.scores, self.space.seen_mask, bias)
 
     def table(self, rows: int, columns: int) -> "Table":
@@ -118,13 +117,12 @@ class Explorer:
         """Whether a bias can change anything."""
         return any(not bool(space.seen_mask.all()) for space in self.choices.values())
 
-    def ask(self, path: Path, candidates: str, *, top: int = 10) -> Answer:
+    def ask(self, path: Path, candidates: str) -> Answer:
         """Return what the method says of an image file.
 
         Args:
             path: of any format that Pillow reads; of an animated one the first picture counts.
             candidates: a key of `choices`.
-            top: compositions to name.
 
         Raises:
             ValueError: the file is no image that can be read, or there is no such choice.
@@ -143,7 +141,7 @@ class Explorer:
             # The file lies where the page put it, which says nothing to who gave it.
             problem = batch.unreadable[0].replace(f"{path.parent}{os.sep}", "") + "."
             raise ValueError(problem)
-        (prediction,) = top_predictions(batch, predictor.space, top)
+        (prediction,) = top_predictions(batch, predictor.space, _NAMED)
         return Answer(
             candidates,
             predictor.space,
@@ -174,12 +172,7 @@ class Explorer:
             ) from None
 
     def heatmap(self, answer: Answer, column: int) -> bytes:
-        """Return where the method looked for a composition, as a PNG file.
-
-        Args:
-            answer: about the image.
-            column: of the composition.
-        """
+        """Return where the method looked for a composition, as a PNG file."""
         predictor = self._predictor(answer.candidates)
         with predictor.session.autocast():
             (figure,) = draw_batch(

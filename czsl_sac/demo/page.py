@@ -41,13 +41,6 @@ def build_page(
 ) -> "Blocks":
     """Return the page, not yet served.
 
-    Args:
-        explorer: who answers.
-        title: above all.
-        about: a line under it.
-        bias: for unseen compositions, at first.
-        bias_from: where that bias comes from.
-
     Raises:
         ImportError: gradio is not installed.
     """

@@ -58,11 +58,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
-    """Return what to open in a browser.
-
-    Args:
-        listening: as `listen` returned it.
-    """
+    """Return what to open in a browser."""
     host, port = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
@@ -87,11 +83,7 @@ def uploads() -> Iterator[Path]:
 
 
 def application(page: "Blocks") -> "FastAPI":
-    """Return the application that shows a page, and asks no other machine for anything.
-
-    Args:
-        page: as `build_page` made it.
-    """
+    """Return the application that shows a page, and asks no other machine for anything."""
     import gradio as gr
     from fastapi import FastAPI
 
@@ -113,12 +105,7 @@ def application(page: "Blocks") -> "FastAPI":
 
 
 def serve(application: "FastAPI", listening: socket.socket) -> None:
-    """Answer until SIGINT or SIGTERM comes.
-
-    Args:
-        application: what answers.
-        listening: where; closed at the end.
-    """
+    """Answer until SIGINT or SIGTERM comes."""
     import uvicorn
 
     config = uvicorn.Config(

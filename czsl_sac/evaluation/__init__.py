@@ -8,11 +8,7 @@ from czsl_sac.evaluation.feasibility import (
     mask_infeasible,
     threshold_grid,
 )
-from czsl_sac.evaluation.modality_gap import (
-    ModalityGap,
-    modality_gap_l2,
-    relative_modality_gap,
-)
+from czsl_sac.evaluation.modality_gap import ModalityGap, modality_gap_l2, relative_modality_gap
 from czsl_sac.evaluation.patch_shares import PatchShares
 from czsl_sac.evaluation.pointing import Pointing, PointingResult
 from czsl_sac.evaluation.result import CZSLResult

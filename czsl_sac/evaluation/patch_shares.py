@@ -62,20 +62,16 @@ class PatchShares:
                     "integer [B]: give one token an image."
                 )
             self._add("patch_wins", (winners > 0).double())
-        if attention is not None:
-            if attention.ndim != 2:
+        for name, values in (("attention", attention), ("similarity", similarity)):
+            if values is not None and values.ndim != 2:
                 raise ValueError(
-                    f"attention has shape {list(attention.shape)} but must be [B, T]: give its "
-                    "mean over heads."
+                    f"{name} has shape {list(values.shape)} but must be [B, T]: give one number an "
+                    "image and token."
                 )
+        if attention is not None:
             rows = attention.detach().double()
             self._add("patch_attention", rows[:, 1:].sum(1) / rows.sum(1))
         if similarity is not None:
-            if similarity.ndim != 2:
-                raise ValueError(
-                    f"similarity has shape {list(similarity.shape)} but must be [B, T]: give one "
-                    "an image and token."
-                )
             rows = similarity.detach().double()
             low, high = rows.aminmax(dim=1, keepdim=True)
             active = (rows - low > ACTIVE * (high - low))[:, 1:].double().sum(1) / rows.shape[1]

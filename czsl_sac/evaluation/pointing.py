@@ -9,8 +9,6 @@ from torch import Tensor
 
 from czsl_sac.checks import check_range
 
-__all__ = ["Pointing", "PointingResult", "patch_coverage"]
-
 MIN_COVERAGE = 0.25
 """A patch lies on an object that covers more than this share of it."""
 

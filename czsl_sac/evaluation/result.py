@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 World = Literal["closed", "open"]
+
+COLUMNS = {
+    **{"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"},
+    **{"attribute": "attribute", "object": "object"},
+}
+"""Column of a table: field of a result."""
+
+_DETAILS = ("attribute_recall", "object_recall", "curve")
 
 _WORTH_A_NOTE = 0.005
 """Share of the images from which on ties and lost biases are spoken of."""
@@ -149,32 +158,10 @@ class CZSLResult:
         Args:
             details: whether to put in the curve, as three lists, and both recalls.
         """
-        values: dict[str, Any] = {
-            "protocol": self.protocol,
-            "world": self.world,
-            "seen": self.seen,
-            "unseen": self.unseen,
-            "hm": self.hm,
-            "auc": self.auc,
-            "attribute": self.attribute,
-            "object": self.object,
-            "bias": _finite(self.bias),
-            "hm_seen": self.hm_seen,
-            "hm_unseen": self.hm_unseen,
-            "seen_samples": self.seen_samples,
-            "unseen_samples": self.unseen_samples,
-            "ties": self.ties,
-            "bias_lost": self.bias_lost,
-            "candidates": self.candidates,
-            "unseen_candidates": self.unseen_candidates,
-            "unseen_compositions": self.unseen_compositions,
-            "threshold": self.threshold,
-            "patch_shares": dict(self.patch_shares),
-            "modality_gap": {name: dict(gap) for name, gap in self.modality_gap.items()},
-        }
+        shown = [f.name for f in fields(self) if details or f.name not in _DETAILS]
+        values: dict[str, Any] = {name: deepcopy(getattr(self, name)) for name in shown}
+        values |= {"bias": _finite(self.bias), "hm_seen": self.hm_seen, "hm_unseen": self.hm_unseen}
         if details:
-            values["attribute_recall"] = dict(self.attribute_recall)
-            values["object_recall"] = dict(self.object_recall)
             values["curve"] = {
                 name: [_finite(value) for value in points.tolist()]
                 for name, points in self.curve.items()
@@ -232,14 +219,7 @@ class CZSLResult:
         return f"{metrics}  (%, {self.protocol} protocol{threshold}{warning})"
 
     def _named(self) -> dict[str, float]:
-        return {
-            "S": self.seen,
-            "U": self.unseen,
-            "HM": self.hm,
-            "AUC": self.auc,
-            "attribute": self.attribute,
-            "object": self.object,
-        }
+        return {name: getattr(self, field) for name, field in COLUMNS.items()}
 
 
 def _finite(value: float) -> float | str:

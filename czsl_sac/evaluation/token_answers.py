@@ -14,8 +14,6 @@ from czsl_sac.evaluation.pointing import Pointing, PointingResult
 from czsl_sac.kernels import patch_max
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["TokenAnswers", "TokenKind", "TokenMeter"]
-
 TokenKind = Literal["class_token", "tokens", "patches"]
 """Which tokens meet the texts: the class token alone, the best of all, the best patch."""
 

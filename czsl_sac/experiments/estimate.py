@@ -25,10 +25,6 @@ _TRAINING = 3
 def images_of(config: TrainConfig, setting: Setting) -> dict[str, int]:
     """Return how many images each split has.
 
-    Args:
-        config: of a run.
-        setting: whose data it is.
-
     Raises:
         FileNotFoundError: the data set is not there.
         ValueError: its metadata is damaged.
@@ -49,10 +45,6 @@ def images_of(config: TrainConfig, setting: Setting) -> dict[str, int]:
 
 def seconds_needed(studies: Iterable[Study], setting: Setting) -> float | None:
     """Return an estimate of what it takes to train and measure what is missing, one by one.
-
-    Args:
-        studies: tables and figures.
-        setting: on what they are measured.
 
     Returns:
         None where nothing is known: for another CLIP than the built-in one on a CPU, until a run

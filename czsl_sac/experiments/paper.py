@@ -3,28 +3,9 @@
 Figures of whole methods (Tab. 2, 3, 8, 9) stand with the methods, as `published` of their options.
 """
 
-from collections.abc import Mapping
+from czsl_sac.methods.options import printed
 
-DATA_SETS = {"ut-zappos": "UT-Zappos", "mit-states": "MIT-States", "cgqa": "C-GQA"}
-
-Figures = tuple[float, float, float, float]
-"""S, U, HM and AUC in percent."""
-
-
-def _table(rows: str) -> Mapping[str, Mapping[str, Figures]]:
-    """Return figures by row and data set; a line is a label and four figures a data set."""
-    found: dict[str, dict[str, Figures]] = {}
-    for line in rows.strip().splitlines():
-        label, *figures = (part.strip() for part in line.split("|"))
-        found[label] = {}
-        for name, cell in zip(DATA_SETS, figures, strict=False):
-            if cell:
-                seen, unseen, hm, auc = map(float, cell.split())
-                found[label][name] = (seen, unseen, hm, auc)
-    return found
-
-
-TAB4 = _table(
+TAB4 = printed(
     """
     Baseline             | 66.7 69.8 51.0 37.5 | 48.0 52.5 37.9 21.2 | 44.2 37.2 31.6 14.3
     + L_base             | 67.6 75.5 56.6 44.4 | 50.3 51.9 39.1 22.0 | 44.6 38.5 33.4 15.2
@@ -34,7 +15,7 @@ TAB4 = _table(
     + Dynamically Update | 73.3 76.8 62.0 50.0 | 53.2 53.0 40.8 24.0 | 45.8 39.5 34.8 16.2
     """
 )
-TAB5 = _table(
+TAB5 = printed(
     """
     mean      | | | 44.2 35.7 32.0 13.9
     attention | | | 44.9 34.3 30.9 13.5
@@ -42,13 +23,13 @@ TAB5 = _table(
     max       | | | 44.6 38.5 33.4 15.2
     """
 )
-TAB6 = _table(
+TAB6 = printed(
     """
     w/o SA | 66.8 73.8 54.6 41.7 | | 41.0 35.7 29.4 12.4
     w SA   | 70.0 72.9 55.2 43.1 | | 41.9 36.1 30.7 13.1
     """
 )
-TAB10 = _table(
+TAB10 = printed(
     """
     K=1 | 67.6 74.1 57.0 43.7 | 50.3 52.1 38.6 22.0 | 45.6 38.6 34.1 15.7
     K=2 |                     |                     | 45.2 39.1 33.9 15.7
@@ -56,7 +37,7 @@ TAB10 = _table(
     K=5 | 69.5 76.0 57.7 45.5 | 50.6 51.9 39.1 22.2 |
     """
 )
-TAB11 = _table(
+TAB11 = printed(
     """
     N=2  | 72.3 76.2 61.1 48.6 |                     | 43.9 38.8 33.5 15.2
     N=4  | 72.6 76.2 61.1 48.8 | 50.5 52.6 38.7 22.2 | 44.7 38.8 33.6 15.4

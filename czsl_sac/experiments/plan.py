@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from czsl_sac.checks import check_choice
 from czsl_sac.experiments import paper
-from czsl_sac.experiments.paper import Figures
-from czsl_sac.methods.options import MethodOptions
+from czsl_sac.methods.options import Figures, MethodOptions
 from czsl_sac.methods.registry import method_names, method_options
 
 World = Literal["closed", "open"]

@@ -49,12 +49,7 @@ class Measurement:
 
 
 def planned(studies: Iterable[Study], setting: Setting) -> dict[Path, TrainConfig]:
-    """Return the runs that studies need, each once.
-
-    Args:
-        studies: tables and figures.
-        setting: on what they are measured.
-    """
+    """Return the runs that studies need, each once."""
     found = {}
     for _, row, seed in cells(studies, setting):
         config = configuration(row, setting, seed)
@@ -63,26 +58,19 @@ def planned(studies: Iterable[Study], setting: Setting) -> dict[Path, TrainConfi
 
 
 def missing(runs: Mapping[Path, TrainConfig]) -> dict[Path, TrainConfig]:
-    """Return the runs that are not finished.
-
-    Args:
-        runs: by folder.
-    """
+    """Return those of the runs, by folder, that are not finished."""
     return {path: config for path, config in runs.items() if not (path / "test.json").is_file()}
 
 
 def measure(study: Study, setting: Setting, *, processes: int = 1) -> list[Measurement]:
     """Train what is missing for a study and measure its rows.
 
-    Args:
-        study: table or figure.
-        setting: on what it is measured.
-        processes: runs that are trained side by side.
-
     Raises:
-        ValueError: a run in the folder is damaged.
+        FileNotFoundError: the data set is not there.
+        ValueError: a run in the folder, or the data set, is damaged.
     """
-    write_data(setting)
+    if setting.quick_data is not None and setting.data_root is not None:
+        write_quick_data(setting.data_root, setting.quick_data, QUICK_IMAGES)
     wanted = [(row, seed) for _, row, seed in cells([study], setting)]
     shared: dict[Path, list[tuple[Row, int]]] = {}
     for row, seed in wanted:
@@ -99,20 +87,6 @@ def measure(study: Study, setting: Setting, *, processes: int = 1) -> list[Measu
     ):
         measured.update({(m.row.label, m.seed): m for m in found})
     return [measured[row.label, seed] for row, seed in wanted]
-
-
-def write_data(setting: Setting) -> None:
-    """List the few images of a quick run, unless that was done.
-
-    Args:
-        setting: of the run.
-
-    Raises:
-        FileNotFoundError: the data set is not there.
-        ValueError: the data set is missing from the setting, or damaged.
-    """
-    if setting.quick_data is not None and setting.data_root is not None:
-        write_quick_data(setting.data_root, setting.quick_data, QUICK_IMAGES)
 
 
 def _done(
@@ -143,12 +117,7 @@ def _measure_run(
 
 
 def cells(studies: Iterable[Study], setting: Setting) -> Iterator[tuple[Study, Row, int]]:
-    """Yield every row with every seed; a method without training has no seeds.
-
-    Args:
-        studies: tables and figures.
-        setting: on what they are measured.
-    """
+    """Yield every row with every seed; a method without training has no seeds."""
     for study in studies:
         for row in study.rows(setting.dataset):
             trained = method_class(method_options(row.method)()).stages
@@ -157,13 +126,7 @@ def cells(studies: Iterable[Study], setting: Setting) -> Iterator[tuple[Study, R
 
 
 def kept(path: Path, row: Row, world: World) -> Path:
-    """Return where a row's metrics are kept, in its run's folder.
-
-    Args:
-        path: of the run.
-        row: of a study.
-        world: candidates of the evaluation.
-    """
+    """Return where a row's metrics are kept, in its run's folder."""
     return path / "results" / f"{sha256(_how(row, world).encode()).hexdigest()[:10]}.json"
 
 

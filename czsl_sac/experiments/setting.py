@@ -46,23 +46,13 @@ class Setting:
         return self.out / "quick-data" / self.dataset
 
     def page(self, study: str) -> Path:
-        """Return what the files of a study are called, without their ending.
-
-        Args:
-            study: its name.
-        """
+        """Return what the files of a study are called, without their ending."""
         quick = "-quick" if self.quick else ""
         return self.out / f"{study}-{self.dataset}{quick}"
 
 
 def configuration(row: Row, setting: Setting, seed: int) -> TrainConfig:
-    """Return what a row trains.
-
-    Args:
-        row: of a study.
-        setting: on what it is measured.
-        seed: of the run.
-    """
+    """Return what a row trains."""
     config = preset_for(setting.dataset, row.method)
     root = setting.quick_data or setting.data_root
     if root is not None:
@@ -90,10 +80,6 @@ def run_dir(config: TrainConfig, setting: Setting) -> Path:
     """Return the folder of a run: the same for the same figures, whatever asks for them.
 
     Where the data set lies, and how its images are read, makes no other run.
-
-    Args:
-        config: of the run.
-        setting: whose folder it is in.
     """
     runs = "quick-runs" if setting.quick else "runs"
     name = f"{setting.dataset}-{config.method.name}-{config.seed}-{digest(config)}"
@@ -102,9 +88,6 @@ def run_dir(config: TrainConfig, setting: Setting) -> Path:
 
 def digest(config: TrainConfig) -> str:
     """Return ten letters that are the same for configurations of the same figures.
-
-    Args:
-        config: of a run.
 
     Examples:
         >>> config = preset_for("scenes")
@@ -118,21 +101,13 @@ def digest(config: TrainConfig) -> str:
 
 
 def elsewhere(config: TrainConfig) -> TrainConfig:
-    """Return a configuration without what changes from place to place, and no figure.
-
-    Args:
-        config: of a run.
-    """
+    """Return a configuration without what changes from place to place, and no figure."""
     data = replace(config.data, data_root=None, num_workers=0, feature_cache=None)
     return replace(config, data=data, backbone=replace(config.backbone, checkpoint_vision=False))
 
 
 def command(config: TrainConfig, setting: Setting) -> str:
     """Return the command that trains a run.
-
-    Args:
-        config: of the run.
-        setting: whose preset it starts from.
 
     Examples:
         >>> setting = Setting("scenes", 1, Path("out"))
@@ -143,13 +118,7 @@ def command(config: TrainConfig, setting: Setting) -> str:
 
 
 def train_command(config: TrainConfig, name: str, folder: Path) -> str:
-    """Return the command that trains a configuration.
-
-    Args:
-        config: of the run.
-        name: of the preset it starts from.
-        folder: of the run.
-    """
+    """Return the command that trains a configuration."""
     method = reference(config.method)
     preset = preset_for(name, method)
     words = ["czsl-sac", "train", "--preset", name, "--method", method, "--run-dir", str(folder)]

@@ -7,29 +7,20 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
-from czsl_sac.experiments.paper import DATA_SETS
 from czsl_sac.experiments.plan import Study
 from czsl_sac.experiments.runner import Measurement, planned
 from czsl_sac.experiments.setting import Setting, command
+from czsl_sac.methods.options import DATA_SETS
+from czsl_sac.report.page import SHARES as OF_PATCHES
 from czsl_sac.training.run_folder import RunFolder
 
 METRICS = {"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"}
-SHARES = {
-    "patch_wins": "a patch wins",
-    "patch_attention": "attention on patches",
-    "active_patches": "active patches",
-}
+SHARES = {**OF_PATCHES, "active_patches": "active patches"}
 """Columns on patches, as `PatchShares` has them."""
 
 
 def frame(study: Study, measured: Sequence[Measurement], setting: Setting) -> pd.DataFrame:
-    """Return one row a measurement: label, seed, metrics as fractions, gap, command of the run.
-
-    Args:
-        study: table or figure.
-        measured: its rows.
-        setting: on what they were measured.
-    """
+    """Return one row a measurement: label, seed, metrics as fractions, gap, command of the run."""
     return pd.DataFrame(
         [
             {
@@ -52,12 +43,7 @@ def frame(study: Study, measured: Sequence[Measurement], setting: Setting) -> pd
 
 
 def again(study: Study, setting: Setting) -> str:
-    """Return the command that makes a study.
-
-    Args:
-        study: table or figure.
-        setting: on what it is measured.
-    """
+    """Return the command that makes a study."""
     words = ["czsl-sac", "reproduce", study.name, "--dataset", setting.dataset]
     words += ["--seeds", str(setting.seeds)]
     if setting.data_root is not None:
@@ -87,13 +73,7 @@ def _gap(measurement: Measurement) -> float | None:
 
 
 def markdown(study: Study, measured: Sequence[Measurement], setting: Setting) -> str:
-    """Return a study as a page: table, the paper's figures beside, and the commands of its runs.
-
-    Args:
-        study: table or figure.
-        measured: its rows.
-        setting: on what they were measured.
-    """
+    """Return a study as a page: table, the paper's figures beside, and the commands of its runs."""
     table = frame(study, measured, setting)
     paper = {m.row.label: _published(m, setting.dataset) for m in measured}
     auc = {label: group.set_index("seed")["auc"] for label, group in table.groupby("row")}
@@ -164,9 +144,6 @@ def _published(measurement: Measurement, dataset: str) -> str:
 
 def spread(values: "pd.Series[float]") -> str:
     """Return mean ± standard deviation of one value a seed.
-
-    Args:
-        values: in the unit to print.
 
     Examples:
         >>> spread(pd.Series([40.0, 42.0])), spread(pd.Series([40.0]))

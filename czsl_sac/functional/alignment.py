@@ -89,14 +89,11 @@ def weighted_similarity(tokens: Tensor, text: Tensor, weights: Tensor) -> Tensor
 
 
 def class_token_similarity(tokens: Tensor, text: Tensor) -> Tensor:
-    """Return ⟨v_CLS, t_c⟩, the similarity of CLIP's standard alignment (Eq. 1).
+    """Return ⟨v_CLS, t_c⟩, the similarity of CLIP's standard alignment (Eq. 1), `[B, C]`.
 
     Args:
         tokens: `[B, T, D]`, the class token first.
         text: `[C, D]` or `[B, C, D]`.
-
-    Returns:
-        `[B, C]`.
 
     Raises:
         ValueError: a shape does not fit.
@@ -111,14 +108,11 @@ def class_token_similarity(tokens: Tensor, text: Tensor) -> Tensor:
 
 
 def feature_similarity(features: Tensor, text: Tensor) -> Tensor:
-    """Return ⟨v, t_c⟩ for one feature per image: v_CLS in Eq. 1, v_q in Eq. 5.
+    """Return ⟨v, t_c⟩ for one feature per image: v_CLS in Eq. 1, v_q in Eq. 5, `[B, C]`.
 
     Args:
         features: `[B, D]`.
         text: `[C, D]` or `[B, C, D]`.
-
-    Returns:
-        `[B, C]`.
 
     Examples:
         >>> feature_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
@@ -130,15 +124,12 @@ def feature_similarity(features: Tensor, text: Tensor) -> Tensor:
 
 
 def blend_similarities(sparse: Tensor, class_token: Tensor, class_weight: float) -> Tensor:
-    """Return (1 − W)·SA + W·[CLS], the blend of Fig. 4.
+    """Return (1 − W)·SA + W·[CLS], the blend of Fig. 4, `[B, C]`.
 
     Args:
         sparse: similarities of sparse alignment, `[B, C]`.
         class_token: similarities of the class token, `[B, C]`.
         class_weight: W in [0, 1]; 0 is sparse alignment, 1 is the class token.
-
-    Returns:
-        `[B, C]`.
 
     Raises:
         ValueError: W lies outside [0, 1].

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from czsl_sac.functional.precision import at_least_float32, without_autocast
 
-__all__ = ["hsic"]
-
 _TINY = 1e-12
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from czsl_sac.checks import check_range
 from czsl_sac.functional.precision import at_least_float32
 
-__all__ = ["broken_exclusion", "broken_for_all", "broken_implication", "group_maximum", "group_sum"]
-
 _TINY = 1e-12  # keeps the gradient of the root finite where nothing is broken
 
 

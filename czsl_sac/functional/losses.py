@@ -47,15 +47,12 @@ def alignment_loss(
 
 
 def base_loss(composition: Tensor, attribute: Tensor, object: Tensor) -> Tensor:
-    """Return L_base = L_c + L_a + L_o (Eq. 4; Eq. 6 with the condenser's losses).
+    """Return L_base = L_c + L_a + L_o (Eq. 4; Eq. 6 with the condenser's losses), a scalar.
 
     Args:
         composition: L_c, scalar.
         attribute: L_a, scalar.
         object: L_o, scalar.
-
-    Returns:
-        Scalar.
 
     Examples:
         >>> base_loss(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0))
@@ -99,15 +96,12 @@ def distillation_loss(condenser_logits: Tensor, alignment_logits: Tensor) -> Ten
 
 
 def condenser_loss(base: Tensor, distillation: Tensor, alpha: float) -> Tensor:
-    """Return L_vac = (1 − α)·L_base^vac + α·L_kl (Eq. 8).
+    """Return L_vac = (1 − α)·L_base^vac + α·L_kl (Eq. 8), a scalar.
 
     Args:
         base: L_base^vac of Eq. 6, scalar.
         distillation: L_kl of Eq. 7, scalar.
         alpha: α in [0, 1]; 0 leaves a plain cross-entropy (row 3 of Tab. 4).
-
-    Returns:
-        Scalar.
 
     Raises:
         ValueError: α lies outside [0, 1].
@@ -121,14 +115,11 @@ def condenser_loss(base: Tensor, distillation: Tensor, alpha: float) -> Tensor:
 
 
 def total_loss(base: Tensor, condenser: Tensor) -> Tensor:
-    """Return L = L_base + L_vac (Eq. 11).
+    """Return L = L_base + L_vac (Eq. 11), a scalar.
 
     Args:
         base: L_base of Eq. 4, scalar.
         condenser: L_vac of Eq. 8, scalar.
-
-    Returns:
-        Scalar.
 
     Examples:
         >>> total_loss(torch.tensor(2.0), torch.tensor(1.0))

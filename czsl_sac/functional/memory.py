@@ -206,7 +206,7 @@ def memory_logits(
     empty_slots: EmptySlots = "masked",
     normalize_prototypes: bool = True,
 ) -> Tensor:
-    """Return v·p^i/τ, the logits of p_mb (Eq. 10, left, before the softmax).
+    """Return v·p^i/τ, the logits of p_mb (Eq. 10, left, before the softmax), `[B, C]`.
 
     The prototype p^i is the sum of a composition's slots by their retrieval weights.
 
@@ -219,9 +219,6 @@ def memory_logits(
         empty_slots: as for `retrieval_weights`.
         normalize_prototypes: whether p^i is l2-normalised. Zero vectors shorten it then, too:
             by the share of the weights that they take.
-
-    Returns:
-        `[B, C]`.
 
     Raises:
         ValueError: as for `retrieval_weights`.

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from czsl_sac.checks import check_range
 
-__all__ = ["local_aware_transport", "sinkhorn"]
-
 
 def sinkhorn(cost: Tensor, *, entropy: float, steps: int = 20) -> Tensor:
     """Return the coupling of n features and K prototypes of least cost, softened by entropy.
@@ -49,7 +47,7 @@ def local_aware_transport(
     outer_steps: int = 10,
     steps: int = 20,
 ) -> Tensor:
-    """Return the coupling that also sends similar features to the same prototype.
+    """Return the coupling that also sends similar features to the same prototype, `[..., n, K]`.
 
     ClusPro's Eq. 7: it lowers ⟨L, −log Q⟩ − κ ⟨S, (L ⊙ Q) (L ⊙ Q)ᵀ⟩ + ε Σ L log L over the
     couplings of `sinkhorn`. S is positive semi-definite, so the second term is concave, and each
@@ -63,9 +61,6 @@ def local_aware_transport(
         entropy: ε.
         outer_steps: linearisations.
         steps: iterations of `sinkhorn` in each.
-
-    Returns:
-        `[..., n, K]`.
 
     Raises:
         ValueError: an option is out of range.

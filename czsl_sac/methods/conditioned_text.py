@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from czsl_sac.blocks.alignment import Aligner
-
-__all__ = ["align_in_chunks", "own_texts"]
+from czsl_sac.checks import check_range
 
 
 def align_in_chunks(
@@ -32,9 +31,6 @@ def align_in_chunks(
         compositions: tensors with one row per composition, C of them.
         chunk_size: compositions at a time.
 
-    Returns:
-        `[B, C]`.
-
     Raises:
         ValueError: `chunk_size` is below 1.
 
@@ -46,8 +42,7 @@ def align_in_chunks(
         >>> align_in_chunks(ClassTokenAligner(), tokens, shifted, (text,), chunk_size=3).shape
         torch.Size([2, 7])
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size} but must be at least 1 composition.")
+    check_range("chunk_size", chunk_size, low=1)
 
     def logits(*chunk: Tensor) -> Tensor:
         return aligner(tokens, condition(*chunk))

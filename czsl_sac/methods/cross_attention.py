@@ -8,7 +8,18 @@ from torch import Tensor, nn
 
 from czsl_sac.clip.transformer import QuickGELU
 
-__all__ = ["CrossAttention", "CrossBlock", "KeysValues"]
+
+def mlp(width: int, dropout: float) -> nn.Sequential:
+    """Return a network for each token by itself, with dropout on its hidden layer of 4 W.
+
+    Args:
+        width: W, size of input and output.
+        dropout: probability.
+    """
+    inner = 4 * width
+    return nn.Sequential(
+        nn.Linear(width, inner), QuickGELU(), nn.Dropout(dropout), nn.Linear(inner, width)
+    )
 
 
 class KeysValues(NamedTuple):

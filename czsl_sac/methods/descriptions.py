@@ -16,8 +16,6 @@ from czsl_sac.space import CompositionSpace, Pair
 if TYPE_CHECKING:
     from czsl_sac.clip.backbone import CLIPBackbone
 
-__all__ = ["Descriptions", "fitting", "read_descriptions", "template_sentences"]
-
 _FORM = 'make it as docs/methods.md shows: {"attribute": {"object": ["sentence", ...]}}'
 _PICTURES = ("photo", "picture", "image", "view")
 _WAYS = ("a {picture} of {name}", "{name} in a {picture}", "one {picture} of some {name}")

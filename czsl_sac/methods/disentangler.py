@@ -3,8 +3,6 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Disentangler"]
-
 
 class Disentangler(nn.Module):
     """dropout(relu(BatchNorm(linear(token)))), one token like the other.

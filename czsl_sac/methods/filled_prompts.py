@@ -1,14 +1,13 @@
 """Prompts of single primitives in a composition's form, with a word where the other one is."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
-from czsl_sac.clip.text_tower import TextTower, Tokenizer
-
-__all__ = ["FilledPrompts"]
+from czsl_sac.space import CompositionSpace
 
 
 class FilledPrompts(SoftPrompts):
@@ -18,29 +17,22 @@ class FilledPrompts(SoftPrompts):
     attribute in an object's prompt, `fillers[1]` for the object in an attribute's.
 
     Args:
-        tower: encodes the prompts.
-        tokenizer: of the tower's vocabulary.
-        attributes: A names.
-        objects: O names.
+        options: of a method with prompts, as for `soft_prompts`.
+        backbone: whose words they start from.
+        space: A attributes and O objects.
         fillers: a word for the attribute, and one for the object.
         train_fillers: whether each of them is learned; `hold_fillers` puts back those that are
             not, which an optimiser's weight decay would move.
         drop_fillers: whether dropout acts on them, too.
-        template: words of the context.
-        dropout: probability of zeroing an entry of either table in training.
-        train_context: whether the context is learned.
-        train_primitives: whether the tables are learned.
 
     Examples:
-        >>> from types import SimpleNamespace
-        >>> ids = {"of": 3, "red": 4, "cat": 6, "x": 7}
-        >>> words = SimpleNamespace(sot=8, eot=9, encode=lambda t: [ids[w] for w in t.split()])
-        >>> tower = TextTower(16, context_length=8, vocab_size=10, width=12, layers=1, heads=2)
-        >>> prompts = FilledPrompts(
-        ...     tower, words, ["red"], ["cat"], fillers=("x", "x"), template="of"
-        ... )
+        >>> from czsl_sac import load_backbone
+        >>> from czsl_sac.methods.options import PromptOptions
+        >>> space = CompositionSpace.closed_world([("red", "cat"), ("red", "star")])
+        >>> clip = load_backbone("tiny")
+        >>> prompts = FilledPrompts(PromptOptions(), clip, space, fillers=("the", "thing"))
         >>> [features.shape for features in prompts.primitives()]
-        [torch.Size([1, 16]), torch.Size([1, 16])]
+        [torch.Size([1, 128]), torch.Size([2, 128])]
     """
 
     primitive_pairs: Tensor
@@ -48,28 +40,24 @@ class FilledPrompts(SoftPrompts):
 
     def __init__(
         self,
-        tower: TextTower,
-        tokenizer: Tokenizer,
-        attributes: Sequence[str],
-        objects: Sequence[str],
+        options: Any,
+        backbone: CLIPBackbone,
+        space: CompositionSpace,
         *,
         fillers: tuple[str, str],
         train_fillers: tuple[bool, bool] = (True, True),
         drop_fillers: bool = True,
-        template: str = "a photo of",
-        dropout: float = 0.0,
-        train_context: bool = True,
-        train_primitives: bool = True,
     ) -> None:
+        attributes, objects = space.attributes, space.objects
         super().__init__(
-            tower,
-            tokenizer,
+            backbone.text,
+            backbone.tokenizer,
             (*attributes, fillers[0]),
             (*objects, fillers[1]),
-            template=template,
-            dropout=dropout,
-            train_context=train_context,
-            train_primitives=train_primitives,
+            template=options.template,
+            dropout=options.prompt_dropout,
+            train_context=options.train_context,
+            train_primitives=options.train_primitives,
             shared_context=True,
         )
         self.train_fillers, self.drop_fillers = train_fillers, drop_fillers

@@ -10,8 +10,6 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
 
-__all__ = ["ChatServer", "LanguageModel", "LocalModel"]
-
 _TRIES = 4
 _LARGEST_ANSWER = 2**24
 _TIMEOUT = 600.0
@@ -80,12 +78,6 @@ class LocalModel:
     @torch.no_grad()
     def generate(self, prompt: str, *, count: int, seed: int, max_tokens: int) -> list[str]:
         """Return `count` answers to a prompt, the same for the same seed.
-
-        Args:
-            prompt: a request, or the beginning of a text.
-            count: how many answers.
-            seed: of the draws.
-            max_tokens: most tokens of an answer.
 
         Raises:
             ValueError: prompt and answer are longer than what the model takes.
@@ -173,11 +165,7 @@ class ChatServer:
     def generate(self, prompt: str, *, count: int, seed: int, max_tokens: int) -> list[str]:
         """Return `count` answers to a prompt; whether a seed counts is the server's to say.
 
-        Args:
-            prompt: a request.
-            count: how many answers; each is a request of its own, with the next seed.
-            seed: of the draws.
-            max_tokens: most tokens of an answer.
+        Each is a request of its own, with the next seed.
 
         Raises:
             ConnectionError: the server cannot be reached, or refuses.

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from czsl_sac.checks import check_range
 from czsl_sac.schema import check_types
 
-__all__ = ["MethodOptions", "PromptOptions", "Published", "Reads", "Settings", "WordOptions"]
+DATA_SETS = {"ut-zappos": "UT-Zappos", "mit-states": "MIT-States", "cgqa": "C-GQA"}
+"""The paper's data sets, in the order of its tables."""
 
 Reads: TypeAlias = Literal["class_token", "tokens", "states"]
 """What a method takes of an image: the class token, all tokens in the joint space, or the states
@@ -20,8 +21,32 @@ of the vision tower. The first two can be kept in a feature cache."""
 Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Options by name for each data set, whatever their group, as on the command line."""
 
-Published: TypeAlias = Mapping[str, Mapping[str, tuple[float, float, float, float]]]
-"""S, U, HM and AUC in percent, by world ("closed", "open") and data set."""
+Figures: TypeAlias = tuple[float, float, float, float]
+"""S, U, HM and AUC in percent."""
+
+Published: TypeAlias = Mapping[str, Mapping[str, Figures]]
+"""Figures by world ("closed", "open") and data set."""
+
+
+def printed(table: str) -> dict[str, dict[str, Figures]]:
+    """Return figures by row and data set, of a table as the paper prints it.
+
+    Args:
+        table: a line is a label, then S, U, HM and AUC on each of `DATA_SETS` or nothing.
+
+    Examples:
+        >>> printed("closed | | 46.9 52.0 37.3 20.6")
+        {'closed': {'mit-states': (46.9, 52.0, 37.3, 20.6)}}
+    """
+    found: dict[str, dict[str, Figures]] = {}
+    for line in table.strip().splitlines():
+        label, *cells = (part.strip() for part in line.split("|"))
+        found[label] = {}
+        for name, cell in zip(DATA_SETS, cells, strict=False):
+            if cell:
+                seen, unseen, hm, auc = map(float, cell.split())
+                found[label][name] = (seen, unseen, hm, auc)
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,22 @@
 """Parts that several methods are made of, as their options describe them."""
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from czsl_sac.blocks.alignment import Aligner, build_aligner
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.space import CompositionSpace
+
+
+class TextFeatures(NamedTuple):
+    """Features of compositions `[C, D]`, attributes `[A, D]` and objects `[O, D]`."""
+
+    composition: Tensor
+    attribute: Tensor
+    object: Tensor
 
 
 def alignment_head(options: MethodOptions, backbone: CLIPBackbone) -> Aligner:

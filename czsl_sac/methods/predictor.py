@@ -145,7 +145,18 @@ class ChunkedPredictor(Predictor):
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 
 
-class TextPredictor(ChunkedPredictor):
+class TokenPredictor(ChunkedPredictor):
+    """A predictor of a `method` whose alignment head compares tokens with the texts `gap_text`."""
+
+    method: Any
+
+    def gap_features(self, encoded: Any, targets: Tensor) -> dict[str, Tensor]:
+        """Return the class token, and what the head compares with the text."""
+        text: Any = self.gap_text
+        return token_features(self.method.aligner, tokens_of(encoded), text[targets])
+
+
+class TextPredictor(TokenPredictor):
     """A predictor whose compositions have one text feature each, whatever the image.
 
     A subclass implements `score_chunks`.
@@ -174,10 +185,6 @@ class TextPredictor(ChunkedPredictor):
     def gap_text(self) -> Tensor:
         """The texts, `[C, D]`."""
         return self.text
-
-    def gap_features(self, encoded: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return the class token, and what the head compares with the text."""
-        return token_features(self.method.aligner, encoded, self.text[targets])
 
 
 class AlignmentPredictor(TextPredictor):
@@ -213,6 +220,12 @@ def token_features(aligner: Aligner, tokens: Tensor, text: Tensor) -> dict[str, 
     if not isinstance(aligner, ClassTokenAligner):
         features["aligned"] = aligner.compared_feature(tokens, text)
     return features
+
+
+def tokens_of(encoded: Any) -> Tensor:
+    """Return the tokens `[B, T, D]` of what a method made of images: that itself, or a field."""
+    tokens: Tensor = encoded if isinstance(encoded, Tensor) else encoded.tokens
+    return tokens
 
 
 def _these_rows(rows: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from czsl_sac.checks import check_choice, check_range
 from czsl_sac.functional.precision import at_least_float32, without_autocast
 from czsl_sac.functional.transport import local_aware_transport
 
-__all__ = ["Assignment", "PrimitivePrototypes"]
-
 Assignment = Literal["local_aware", "transport", "nearest"]
 
 

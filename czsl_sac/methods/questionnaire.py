@@ -17,8 +17,6 @@ from czsl_sac.methods.language_models import LanguageModel
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["Key", "Questionnaire", "put", "questionnaire_of"]
-
 Key: TypeAlias = tuple[str, ...]
 """What a question is about: attribute and object, say."""
 
@@ -67,36 +65,21 @@ class Questionnaire(ABC):
     def answered(self, path: Path) -> dict[Key, Any]:
         """Return the answers that a finished file holds.
 
-        Args:
-            path: the file.
-
         Raises:
             ValueError: it is another file.
         """
 
     @abstractmethod
     def content(self, answers: Mapping[Key, Any]) -> Any:
-        """Return what the method's file holds, of JSON types.
-
-        Args:
-            answers: by question.
-        """
+        """Return what the method's file holds, of JSON types."""
 
     @abstractmethod
     def remarks(self, answers: Mapping[Key, Any]) -> list[str]:
-        """Return a sentence on what the answers lack, or none.
-
-        Args:
-            answers: by question.
-        """
+        """Return a sentence on what the answers lack, or none."""
 
 
 def questionnaire_of(options: type[MethodOptions]) -> type[Questionnaire]:
-    """Return the questionnaire of a method.
-
-    Args:
-        options: of the method; they name one.
-    """
+    """Return the questionnaire of a method."""
     module, _, name = options.questionnaire.partition(":")
     found: type[Questionnaire] = getattr(import_module(module), name)
     return found

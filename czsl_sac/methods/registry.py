@@ -13,8 +13,6 @@ from czsl_sac.methods.options import MethodOptions
 if TYPE_CHECKING:
     from czsl_sac.methods.base import CZSLMethod
 
-__all__ = ["ENTRY_POINTS", "method_class", "method_names", "method_options", "reference"]
-
 ENTRY_POINTS = "czsl_sac.methods"
 """Group of entry points by which other packages offer methods, each `NAME = MODULE:CLASS`."""
 
@@ -75,11 +73,7 @@ def method_class(options: MethodOptions) -> "type[CZSLMethod]":
 
 
 def reference(options: MethodOptions) -> str:
-    """Return by what `method_options` finds these options again: the method's name if it can.
-
-    Args:
-        options: of the method.
-    """
+    """Return by what `method_options` finds these options again: the method's name if it can."""
     if options.name in method_names() and method_options(options.name) is type(options):
         return options.name
     return options.implementation

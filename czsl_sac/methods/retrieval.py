@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FeatureDatabase", "Retrieved", "balanced_quotas"]
-
 
 def balanced_quotas(counts: list[int], most: int, *, ratio: float = 1.5) -> list[int]:
     """Return how many of each kind to take so that none crowds out the others.
@@ -51,11 +49,7 @@ class Retrieved(NamedTuple):
     labels: Tensor
 
     def first(self, count: int) -> "Retrieved":
-        """Return the most similar of them.
-
-        Args:
-            count: how many.
-        """
+        """Return the most similar of them."""
         return Retrieved(*(part[:, :count] for part in self))
 
     def mean(self, sharpness: float) -> Tensor:

@@ -5,21 +5,21 @@ logit plus p(a) p(o).
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.clip.prompts import SoftPrompts
 from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
 from czsl_sac.functional.losses import alignment_loss, composition_probabilities
 from czsl_sac.methods.base import CZSLMethod, Predictor, primitive_indices
 from czsl_sac.methods.parts import alignment_head, soft_prompts
-from czsl_sac.methods.predictor import ChunkedPredictor, token_features
+from czsl_sac.methods.predictor import TokenPredictor, tokens_of
 from czsl_sac.space import CompositionSpace
-
-__all__ = ["Branch", "BranchPredictor", "MixedBranches", "MixedLogitsPredictor", "ThreeBranches"]
 
 _NAMES = ("composition", "attribute", "object")
 
@@ -68,6 +68,14 @@ class ThreeBranches(CZSLMethod):
             encoded: what `encode` returned.
         """
         raise NotImplementedError
+
+    def looked_at(self, tokens: Tensor) -> Tensor:
+        """Return those of `tokens` `[B, T, D]` that the alignment looks at: all, or the first."""
+        return tokens[:, :1] if isinstance(self.aligner, ClassTokenAligner) else tokens
+
+    def aligned(self, views: Iterable[Tensor]) -> list[Branch]:
+        """Return what compares texts with these views `[B, T, D]` of the images, one a branch."""
+        return [partial(self.aligner, view) for view in views]
 
     def branch_targets(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the true seen composition, attribute and object of each image, `[B]` each.
@@ -153,7 +161,7 @@ class ThreeBranches(CZSLMethod):
         return text
 
 
-class BranchPredictor(ChunkedPredictor):
+class BranchPredictor(TokenPredictor):
     """Scores by the three branches, the compositions chunk by chunk.
 
     Args:
@@ -217,10 +225,6 @@ class BranchPredictor(ChunkedPredictor):
         """The compositions' texts, `[C, D]`, before an image changes them."""
         return self.texts[0]
 
-    def gap_features(self, encoded: Any, targets: Tensor) -> dict[str, Tensor]:
-        """Return the class token, and what the head compares with the composition's text."""
-        return token_features(self.method.aligner, tokens_of(encoded), self.texts[0][targets])
-
 
 class MixedLogitsPredictor(BranchPredictor):
     """Scores (1 − w) l(a, o) + w (l(a) + l(o)), on logits, as HPL, RAPR and PLID do.
@@ -254,9 +258,3 @@ class MixedBranches(ThreeBranches):
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
         """Return a predictor over `space` by the mix of the three logits."""
         return MixedLogitsPredictor(self, space)
-
-
-def tokens_of(encoded: Any) -> Tensor:
-    """Return the tokens `[B, T, D]` of what a method made of images: that itself, or a field."""
-    tokens: Tensor = encoded if isinstance(encoded, Tensor) else encoded.tokens
-    return tokens

@@ -8,13 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import ClassTokenAligner
-from czsl_sac.clip.transformer import QuickGELU
+from czsl_sac.checks import check_range
 from czsl_sac.methods.conditioned_text import align_in_chunks, own_texts
-from czsl_sac.methods.cross_attention import CrossAttention, KeysValues
-from czsl_sac.methods.three_branches import Branch, ThreeBranches, tokens_of
-
-__all__ = ["CrossModalTraction", "TractedBranches", "TractionLayer"]
+from czsl_sac.methods.cross_attention import CrossAttention, KeysValues, mlp
+from czsl_sac.methods.predictor import tokens_of
+from czsl_sac.methods.three_branches import Branch, ThreeBranches
 
 
 class CrossModalTraction(nn.Module):
@@ -25,13 +23,12 @@ class CrossModalTraction(nn.Module):
 
     Args:
         dim: D.
-        num_layers: number of layers.
-        num_heads: heads of each attention; None takes `max(1, dim // 64)`.
+        num_layers: number of layers, with `max(1, dim // 64)` heads each.
         dropout: probability, after the attention, inside and after the MLP.
         scale: start of λ, which is learned per dimension.
 
     Raises:
-        ValueError: `num_layers` is below 1, or `num_heads` does not divide `dim`.
+        ValueError: `num_layers` is below 1, or so many heads do not divide `dim`.
 
     Shape:
         text `[C, D]`, tokens `[B, T, D]` → `[B, C, D]` of unit norm.
@@ -47,24 +44,16 @@ class CrossModalTraction(nn.Module):
         self,
         dim: int,
         num_layers: int = 3,
-        num_heads: int | None = None,
         dropout: float = 0.1,
         scale: float = 0.1,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_layers is {num_layers} but must be at least 1.")
-        self.layers = nn.ModuleList(
-            TractionLayer(dim, num_heads, dropout) for _ in range(num_layers)
-        )
+        check_range("num_layers", num_layers, low=1)
+        self.layers = nn.ModuleList(TractionLayer(dim, dropout) for _ in range(num_layers))
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def keys_values(self, tokens: Tensor) -> list[KeysValues]:
-        """Return what the texts of these images attend to, once per layer.
-
-        Args:
-            tokens: `[B, T, D]`, the class token among them.
-        """
+        """Return what texts attend to in tokens `[B, T, D]`, class token included, by layer."""
         layers = cast(Iterable[TractionLayer], self.layers)
         return [layer.attention.keys_values(tokens) for layer in layers]
 
@@ -89,7 +78,6 @@ class TractionLayer(nn.Module):
 
     Args:
         dim: D.
-        num_heads: heads of the attention; None takes `max(1, dim // 64)`.
         dropout: probability, after the attention, inside and after the MLP.
 
     Shape:
@@ -101,13 +89,11 @@ class TractionLayer(nn.Module):
         torch.Size([3, 5, 8])
     """
 
-    def __init__(self, dim: int, num_heads: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.attention = CrossAttention(dim, num_heads)
+        self.attention = CrossAttention(dim)
         self.norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, 4 * dim), QuickGELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
-        )
+        self.mlp = mlp(dim, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, text: Tensor, context: KeysValues) -> Tensor:
@@ -140,20 +126,14 @@ class TractedBranches(ThreeBranches):
         raise NotImplementedError
 
     def branches(self, encoded: Any) -> list[Branch]:
-        """Return what makes logits of texts before traction.
-
-        Args:
-            encoded: what `encode` returned.
-        """
-        tokens = tokens_of(encoded)
-        if isinstance(self.aligner, ClassTokenAligner):
-            tokens = tokens[:, :1]
+        """Return what makes logits of texts before traction."""
+        tokens = self.looked_at(tokens_of(encoded))
         views = [tokens] * 3
         if self.disentanglers:
             views = [tokens, *(disentangler(tokens) for disentangler in self.disentanglers)]
         tractions = self.tractions(encoded)
         if tractions is None:
-            return [partial(self.aligner, view) for view in views]
+            return self.aligned(views)
         return [
             partial(self._tracted_logits, view, traction)
             for view, traction in zip(views, tractions, strict=True)

@@ -21,8 +21,6 @@ from czsl_sac.predict.candidates import candidate_space
 from czsl_sac.predict.graph import OUTPUTS, PixelPredictor, decomposed, trace
 from czsl_sac.predict.run_predictor import ReadyToPredict
 
-__all__ = ["ENDINGS", "METADATA", "TOLERANCE", "export"]
-
 ENDINGS = (".onnx", ".pt2")
 METADATA = "czsl_sac"
 """Under which name a file keeps what is to be known of it, as JSON."""
@@ -53,7 +51,12 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
             the file does not predict what the run does.
         ImportError: a package is missing.
     """
-    check_request(ready, path)
+    check_path(path)
+    if ready.config.method.is_transductive:
+        raise ValueError(
+            f"the method {ready.config.method.name} learns from what it predicts but must not, to "
+            "be exported: load the run with the options of on_new_images(False)."
+        )
     method = ready.method.cpu().float().eval()
     predictor = method.predictor(candidate_space(method.space, candidates))
     size = method.backbone.image_size
@@ -92,30 +95,8 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
     return path
 
 
-def check_request(ready: ReadyToPredict, path: Path) -> None:
-    """Refuse what cannot be exported.
-
-    Args:
-        ready: see `export`.
-        path: likewise.
-
-    Raises:
-        ValueError: the path has another ending, or the prediction learns.
-        ImportError: a package is missing.
-    """
-    check_path(path)
-    if ready.config.method.is_transductive:
-        raise ValueError(
-            f"the method {ready.config.method.name} learns from what it predicts but must not, to "
-            "be exported: load the run with the options of on_new_images(False)."
-        )
-
-
 def check_path(path: Path) -> None:
     """Refuse a file that cannot be written in its form.
-
-    Args:
-        path: the file.
 
     Raises:
         ValueError: it has another ending, or is a folder.

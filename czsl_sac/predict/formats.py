@@ -44,11 +44,7 @@ def write_predictions(predictions: Iterable[Prediction], format: Format, stream:
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as JSON types: the image, and three lists, most probable first.
-
-    Args:
-        prediction: of one image.
-    """
+    """Return a prediction as JSON types: the image, and three lists, most probable first."""
     return {
         "image": str(prediction.path),
         "compositions": [

@@ -77,10 +77,6 @@ def trace(method: CZSLMethod, model: PixelPredictor, images: Tensor) -> Exported
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """Return the graph with attention as matrix products, for who knows no attention of 5 axes.
-
-    Args:
-        program: what `trace` returned.
-    """
+    """Return the graph with attention as matrix products, for who knows no attention of 5 axes."""
     with sdpa_kernel(SDPBackend.MATH):
         return program.run_decompositions()

@@ -97,12 +97,7 @@ def draw_batch(
 ) -> "Iterator[Figure]":
     """Draw where a method looked for one composition in each image.
 
-    Args:
-        method: in evaluation mode.
-        predictor: the method's, over the candidates.
-        images: `[B, 3, H, W]`, normalised.
-        probabilities: over the candidates, `[B, C]`.
-        columns: the compositions, `[B]`.
+    The arguments are those of `look_at`, and probabilities over the candidates, `[B, C]`.
 
     Yields:
         The figure of each image, under the composition's name and probability.
@@ -120,13 +115,8 @@ def draw_batch(
 def draw_looks(image: Tensor, looks: Looks, row: int, title: str) -> "Figure":
     """Return the figure of one image: as it is, and under each map that there is.
 
-    Maps of one measure share their scale and their colour bar.
-
-    Args:
-        image: `[H, W, 3]` in [0, 1].
-        looks: of a batch.
-        row: of the image in the batch.
-        title: above all.
+    Maps of one measure share their scale and their colour bar. The arguments are those of
+    `paint_looks`.
     """
     from matplotlib.figure import Figure
 
@@ -189,12 +179,7 @@ class Panel(NamedTuple):
 
 
 def panels_of(looks: Looks, row: int) -> Iterator[Panel]:
-    """Return the maps to draw of one image.
-
-    Args:
-        looks: of a batch.
-        row: of the image in the batch.
-    """
+    """Return the maps to draw of one image."""
     if looks.similarity is not None:
         yield _similarity_panel(looks.similarity[row], looks.winner, row)
     for name, weights in (

@@ -114,11 +114,7 @@ def _named_warnings(path: Path) -> Iterator[None]:
 
 
 def collate(items: list[tuple[Path, Tensor | str]]) -> ImageBatch:
-    """Return items of `ImageFiles` as a batch of those that could be read.
-
-    Args:
-        items: paths with images or with what is wrong.
-    """
+    """Return items of `ImageFiles` as a batch of those that could be read."""
     read = [(path, image) for path, image in items if isinstance(image, Tensor)]
     unreadable = [problem for _, problem in items if isinstance(problem, str)]
     stacked = torch.stack([image for _, image in read]) if read else torch.empty(0)

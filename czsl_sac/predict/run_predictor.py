@@ -8,12 +8,7 @@ from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.pictures import require_matplotlib
 from czsl_sac.predict.candidates import candidate_space, parse_pair
 from czsl_sac.predict.heatmaps import HeatmapWriter
-from czsl_sac.predict.predictions import (
-    PredictedBatch,
-    Prediction,
-    predict_files,
-    top_predictions,
-)
+from czsl_sac.predict.predictions import PredictedBatch, Prediction, predict_files, top_predictions
 from czsl_sac.space import CompositionSpace
 from czsl_sac.training.build import image_reader
 from czsl_sac.training.config import TrainConfig
@@ -143,12 +138,6 @@ def check_request(
     space: CompositionSpace, *, candidates: str, heatmaps: Path | None, heatmaps_for: str | None
 ) -> tuple[CompositionSpace, int | None]:
     """Return the candidates, and the column of the composition that heat maps explain.
-
-    Args:
-        space: of the run.
-        candidates: see `RunPredictor`.
-        heatmaps: likewise.
-        heatmaps_for: likewise.
 
     Raises:
         ValueError: a composition is unknown.

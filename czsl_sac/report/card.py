@@ -10,8 +10,6 @@ from czsl_sac.evaluation import CZSLResult
 from czsl_sac.training.record import RunRecord
 from czsl_sac.training.run_folder import RunFolder
 
-__all__ = ["model_card"]
-
 
 def model_card(folder: RunFolder, *, repo: str | None = None) -> str:
     """Return the card of a run in Markdown, with the header that the Hugging Face Hub reads.

@@ -45,10 +45,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Interval":
-        """Return the mean of some values, with the interval that a t-test gives it.
-
-        Args:
-            values: at least one.
+        """Return the mean of one value or more, with the interval that a t-test gives it.
 
         Examples:
             >>> mean, half = Interval.of([1.0, 2.0, 3.0])
@@ -88,11 +85,7 @@ class Row:
         return torch.stack([scored.predicted for scored in self.scored]).mode(dim=0).values
 
     def results(self, protocol: str) -> list[CZSLResult]:
-        """Return the figures of each run.
-
-        Args:
-            protocol: `"exact"` or `"legacy"`.
-        """
+        """Return the figures of each run by a protocol."""
         return [s.result if protocol == "exact" else s.legacy for s in self.scored]
 
     def figure(self, name: str, protocol: str) -> Interval:
@@ -154,15 +147,10 @@ def compare_runs(
     data_root: Path | None = None,
     show_progress: bool = False,
 ) -> Comparison:
-    """Score runs on the same images, and collect in what they differ.
+    """Score two runs or more on the same images, and collect in what they differ.
 
-    Args:
-        run_dirs: folders of two runs or more.
-        split: part of the data set.
-        checkpoint: `"best"` by validation AUC, or `"last"`.
-        examples: images of each kind.
-        data_root: where the data set is now; None: where it was.
-        show_progress: show a bar on stderr, if that is a terminal.
+    The arguments are those of `score_run`, how many examples to show of a kind, and whether to show
+    a bar on stderr, if that is a terminal.
 
     Raises:
         FileNotFoundError: a folder holds no run, or the data is not there.

@@ -8,19 +8,15 @@ from tabulate import tabulate
 
 from czsl_sac.evaluation.curve import Protocol
 from czsl_sac.evaluation.patch_shares import patch_notes
+from czsl_sac.evaluation.result import COLUMNS
 from czsl_sac.report.comparison import Comparison, Interval, Row
-from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
+from czsl_sac.report.page import curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.words import visible
 
 
 def render(comparison: Comparison, protocol: Protocol) -> str:
-    """Return the page.
-
-    Args:
-        comparison: what it says.
-        protocol: of the figures.
-    """
+    """Return the page."""
     rows = comparison.rows
     return page(
         "comparison.html",
@@ -43,32 +39,22 @@ def render(comparison: Comparison, protocol: Protocol) -> str:
 
 
 def figures(comparison: Comparison, protocol: Protocol) -> list[list[str]]:
-    """Return a row of text for each row: its label, its seeds, and its figures in percent.
-
-    Args:
-        comparison: of the runs.
-        protocol: of the figures.
-    """
+    """Return a row of text for each row: its label, its seeds, and its figures in percent."""
     return [
         [
             row.label,
             ", ".join(map(str, row.seeds)),
-            *(_interval(row.figure(name, protocol)) for name in METRICS.values()),
+            *(_interval(row.figure(name, protocol)) for name in COLUMNS.values()),
         ]
         for row in comparison.rows
     ]
 
 
 def figures_table(comparison: Comparison, protocol: Protocol) -> str:
-    """Return the figures as a table for a terminal.
-
-    Args:
-        comparison: of the runs.
-        protocol: of the figures.
-    """
+    """Return the figures as a table for a terminal."""
     rows = [[*map(visible, row)] for row in figures(comparison, protocol)]
-    headers = ["method", "seeds", *METRICS]
-    align = ["left", "left", *["right"] * len(METRICS)]
+    headers = ["method", "seeds", *COLUMNS]
+    align = ["left", "left", *["right"] * len(COLUMNS)]
     return tabulate(rows, headers=headers, colalign=align, disable_numparse=True)
 
 
@@ -81,7 +67,7 @@ def _ahead(rows: Sequence[Row], protocol: Protocol) -> list[list[str]]:
     """By how much each row is ahead of the first, in points, paired by seed."""
     table = []
     for row in rows[1:]:
-        gains = [row.ahead(rows[0], name, protocol) for name in METRICS.values()]
+        gains = [row.ahead(rows[0], name, protocol) for name in COLUMNS.values()]
         shared = len(set(row.seeds) & set(rows[0].seeds))
         values = ["no seed in both" if gain is None else _interval(gain, "+") for gain in gains]
         table.append([row.label, str(shared), *values])

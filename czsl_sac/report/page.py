@@ -13,19 +13,10 @@ from torch import Tensor
 
 from czsl_sac._version import __version__
 from czsl_sac.evaluation import CZSLResult
+from czsl_sac.evaluation.result import COLUMNS
 from czsl_sac.report.plots import curve_series, line_plot
 from czsl_sac.space import CompositionSpace, Pair
 from czsl_sac.words import counted, visible
-
-METRICS = {
-    "S": "seen",
-    "U": "unseen",
-    "HM": "hm",
-    "AUC": "auc",
-    "attribute": "attribute",
-    "object": "object",
-}
-"""Column of a table: field of a result."""
 
 SHARES = {"patch_wins": "a patch wins", "patch_attention": "attention on patches"}
 """Field of `CZSLResult.patch_shares`: column of a table."""
@@ -42,7 +33,7 @@ def page(template: str, **context: Any) -> str:
         _templates()
         .get_template(template)
         .render(
-            version=__version__, metrics=list(METRICS), share_names=list(SHARES.values()), **context
+            version=__version__, metrics=list(COLUMNS), share_names=list(SHARES.values()), **context
         )
     )
 
@@ -66,10 +57,7 @@ def curve_plot(results: Iterable[tuple[str, CZSLResult]]) -> Markup:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, with two digits.
-
-    Args:
-        share: in [0, 1].
+    """Return a share in [0, 1] in percent, with two digits.
 
     Examples:
         >>> percent(0.12345)
@@ -97,10 +85,7 @@ def shares_table(results: Iterable[tuple[str, Sequence[CZSLResult]]]) -> list[li
 
 
 def shown(value: object) -> str:
-    """Return the value of an option as text.
-
-    Args:
-        value: of JSON types, or None.
+    """Return the value of an option, of JSON types or None, as text.
 
     Examples:
         >>> shown(["q", "k"]), shown(None)
@@ -110,11 +95,7 @@ def shown(value: object) -> str:
 
 
 def data_uri(pixels: Tensor) -> str:
-    """Return an image as the address of itself, so that the page holds it.
-
-    Args:
-        pixels: `[H, W, 3]` in [0, 1].
-    """
+    """Return an image `[H, W, 3]` in [0, 1] as the address of itself, so that the page holds it."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from czsl_sac.data.protocol import SplitName
-from czsl_sac.report.page import METRICS, curve_plot, page, percent, shares_table, shown
+from czsl_sac.evaluation.result import COLUMNS
+from czsl_sac.report.page import curve_plot, page, percent, shares_table, shown
 from czsl_sac.report.plots import Series, line_plot
 from czsl_sac.report.run_report import RunReport
 from czsl_sac.report.scored import Scored, confusions, error_kinds, recalls
@@ -21,11 +22,7 @@ SHOWN = 20
 
 
 def render(report: RunReport) -> str:
-    """Return the page about a run.
-
-    Args:
-        report: what it says.
-    """
+    """Return the page about a run."""
     space, run = report.data.space, report.methods[0]
     return page(
         "report.html",
@@ -56,12 +53,12 @@ def _results(methods: Sequence[Scored]) -> list[list[str]]:
     rows = []
     for scored in methods:
         for result in (scored.result, scored.legacy):
-            values = [percent(getattr(result, name)) for name in METRICS.values()]
+            values = [percent(getattr(result, name)) for name in COLUMNS.values()]
             rows.append([scored.label, result.protocol, *values])
     for result in (methods[0].result, methods[0].legacy):
         chance = result.chance()
         if chance is not None:
-            values = [percent(getattr(chance, name, 0.0)) for name in METRICS.values()]
+            values = [percent(getattr(chance, name, 0.0)) for name in COLUMNS.values()]
             rows.append(["chance", chance.protocol, *values[:4], "", ""])
     return rows
 
@@ -104,7 +101,7 @@ def _training(records: list[dict[str, Any]]) -> _Training:
     ]
     validation = [
         Series(label, epochs, [100 * record["val"][name] for record in records])
-        for label, name in METRICS.items()
+        for label, name in COLUMNS.items()
     ]
     plots = [
         line_plot(name, series, x_label="epoch", y_label=unit, bounds=starts, whole_steps=True)

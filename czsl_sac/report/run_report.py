@@ -9,13 +9,7 @@ from torch import Tensor
 from czsl_sac.data import CZSLData
 from czsl_sac.report.examples import ExampleGroup, example_groups
 from czsl_sac.report.scored import Scored, error_kinds
-from czsl_sac.report.scoring import (
-    Checkpoint,
-    Split,
-    check_same_images,
-    score_run,
-    score_zero_shot,
-)
+from czsl_sac.report.scoring import Checkpoint, Split, check_same_images, score_run, score_zero_shot
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.record import RunRecord
 
@@ -60,14 +54,9 @@ def collect_report(
 ) -> RunReport:
     """Score a run and a baseline on a split, and collect what there is to say.
 
-    Args:
-        run_dir: folder that `czsl-sac train` wrote.
-        split: part of the data set.
-        checkpoint: `"best"` by validation AUC, or `"last"`.
-        baseline: folder of another run on the same data; None takes zero-shot CLIP with the
-            backbone that the run started from.
-        examples: images of each group.
-        data_root: where the data set is now; None: where it was.
+    The baseline is the folder of another run on the same data; None takes zero-shot CLIP with the
+    backbone that the run started from. The other arguments are those of `score_run`, and how many
+    examples to show of a kind.
 
     Raises:
         FileNotFoundError: a folder holds no run, or the data is not there.

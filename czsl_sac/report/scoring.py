@@ -14,7 +14,7 @@ from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.zero_shot.options import ZeroShotOptions
 from czsl_sac.report.scored import Scored
 from czsl_sac.training.build import build_backbone, build_method
-from czsl_sac.training.scoring import score_split, split_candidates
+from czsl_sac.training.scoring import evaluate_method, split_candidates
 from czsl_sac.training.session import Session
 from czsl_sac.training.trained import TrainedRun
 
@@ -63,12 +63,7 @@ def score_run(
 
 
 def score_zero_shot(scored: ScoredRun, split: Split) -> Scored | None:
-    """Score CLIP as it comes, on the backbone that a run started from; None if the run is that.
-
-    Args:
-        scored: gives backbone and data.
-        split: part of the data set.
-    """
+    """Score CLIP as it comes, on the backbone that a run started from; None if the run is that."""
     run, plain = scored.run, ZeroShotOptions()
     if run.config.method == plain:
         return None
@@ -106,17 +101,11 @@ def check_same_images(first: ScoredRun, other: ScoredRun, name: str) -> None:
 def _score(
     method: CZSLMethod, data: CZSLData, split: Split, options: MethodOptions, session: Session
 ) -> tuple[Scored, Tensor]:
-    space, position = split_candidates(data, split)
+    space, _ = split_candidates(data, split)
     evaluator = CZSLEvaluator(space)
-    method.eval()
-    with session.autocast():
-        predictor = method.predictor(space)
-    measured = score_split(
-        predictor, evaluator, data, split, session, position=position, aligner=method.aligner
-    )
+    result = evaluate_method(method, data, split, session, evaluator=evaluator)
     columns = data.space.indices(space.pairs)
     targets, predicted = evaluator.predictions()
-    result = replace(evaluator.compute(), **measured)
     legacy = evaluator.compute(protocol="legacy")
     scored = Scored(options.label, result, legacy, columns[predicted], options.is_transductive)
     return scored, columns[targets]

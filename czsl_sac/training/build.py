@@ -4,13 +4,7 @@ from typing import Any
 
 import torch
 
-from czsl_sac.clip import (
-    CLIPBackbone,
-    apply_adaptformer,
-    apply_lora,
-    load_backbone,
-    store_frozen,
-)
+from czsl_sac.clip import CLIPBackbone, apply_adaptformer, apply_lora, load_backbone, store_frozen
 from czsl_sac.data import CZSLData, Scenes
 from czsl_sac.data.transforms import ImageReader
 from czsl_sac.methods.base import CZSLMethod
@@ -92,9 +86,6 @@ def adapt_backbone(
 def check_data_root(config: DataConfig) -> None:
     """Refuse a data set that cannot be there, before anything large is loaded.
 
-    Args:
-        config: which data.
-
     Raises:
         ValueError: the data set needs `data_root`.
         FileNotFoundError: there is nothing at `data_root`.
@@ -114,20 +105,12 @@ def check_data_root(config: DataConfig) -> None:
 
 
 def image_reader(config: DataConfig) -> ImageReader:
-    """Return who resizes image files: as the user says, or else torch for `files` alone.
-
-    Args:
-        config: which data.
-    """
+    """Return who resizes image files: as the user says, or else torch for `files` alone."""
     return config.image_reader or ("torch" if config.dataset == "files" else "pil")
 
 
 def build_data(config: DataConfig, backbone: CLIPBackbone) -> CZSLData:
     """Return the data set, with images of the backbone's size and normalisation.
-
-    Args:
-        config: which data.
-        backbone: who will look at it.
 
     Raises:
         ValueError: the data set needs `data_root`, or has a fault.
@@ -184,11 +167,6 @@ def build_method(
     """Return the method that the configuration names, on `backbone` and `space`.
 
     Parameters are initialised from `config.seed`.
-
-    Args:
-        config: the run.
-        backbone: CLIP, adapted.
-        space: the data set's compositions.
     """
     torch.manual_seed(config.seed)
     return method_class(config.method).build(config.method, backbone, space)

@@ -50,11 +50,7 @@ class Checkpoint:
     trainer: dict[str, Any]
 
     def to_bytes(self, run: str) -> bytes:
-        """Return the checkpoint as bytes, the same for a run that was resumed and one that was not.
-
-        Args:
-            run: identity of the run.
-        """
+        """Return the checkpoint of a run as bytes, the same whether it was resumed or not."""
         buffer = io.BytesIO()
         progress = json.dumps(asdict(self.progress))  # text knows no identity of objects
         torch.save({**vars(self), "progress": progress, "run": run}, buffer)
@@ -64,9 +60,6 @@ class Checkpoint:
     @classmethod
     def from_bytes(cls, content: bytes) -> "tuple[str, Checkpoint]":
         """Return the identity of the run and the checkpoint that `to_bytes` wrote.
-
-        Args:
-            content: what it returned.
 
         Raises:
             ValueError: these are others.

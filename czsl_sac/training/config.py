@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_type_hints
 
-from czsl_sac.checks import check_choice, check_range, suggestion
+from czsl_sac.checks import check_choice, check_range, check_ranges, suggestion
 from czsl_sac.data.sources.hub import HUB_PREFIX
 from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_options, reference
@@ -18,21 +18,11 @@ from czsl_sac.methods.sac.options import SACOptions
 from czsl_sac.schema import check_types, from_json, to_json, typed
 
 TrackerName: TypeAlias = Literal[
-    "aim",
-    "clearml",
-    "comet_ml",
-    "dvclive",
-    "mlflow",
-    "swanlab",
-    "tensorboard",
-    "trackio",
-    "wandb",
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
 ]
 """Trackers of the library accelerate; which of them shows a run is not part of what it is."""
 
 _DATA_SETS = ("scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness", "files")
-
-__all__ = ["BackboneConfig", "DataConfig", "OptimConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +92,7 @@ class DataConfig:
         check_range("num_workers", self.num_workers, low=0)
         check_range("clutter", self.clutter, low=0, high=1)
         check_range("context_objects", self.context_objects, low=0, high=8)
-        for name in ("images_per_pair", "eval_images_per_pair"):
-            check_range(name, getattr(self, name), low=1)
+        check_ranges(self, "images_per_pair", "eval_images_per_pair", low=1)
 
     @property
     def of_hub(self) -> bool:
@@ -160,13 +149,9 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range("lora_rank", self.lora_rank, low=1)
-        check_range("lora_alpha", self.lora_alpha, above=0)
-        check_range("adapter_bottleneck", self.adapter_bottleneck, low=1)
-        check_range("adapter_scale", self.adapter_scale, above=0)
-        check_range("adapter_dropout", self.adapter_dropout, low=0, below=1)
-        check_range("patch_drop", self.patch_drop, low=0, below=1)
-        check_range("text_chunk_size", self.text_chunk_size, low=1)
+        check_ranges(self, "lora_rank", "adapter_bottleneck", "text_chunk_size", low=1)
+        check_ranges(self, "lora_alpha", "adapter_scale", above=0)
+        check_ranges(self, "adapter_dropout", "patch_drop", low=0, below=1)
         if not self.lora_targets:
             raise ValueError(
                 "lora_targets is empty but must name at least one of q, k, v, o, mlp: name one, "
@@ -198,10 +183,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("epochs", "batch_size", "lr_step", "eval_batch_size"):
-            check_range(name, getattr(self, name), low=1)
-        for name in ("lr", "lr_gamma"):
-            check_range(name, getattr(self, name), above=0)
+        check_ranges(self, "epochs", "batch_size", "lr_step", "eval_batch_size", low=1)
+        check_ranges(self, "lr", "lr_gamma", above=0)
         check_range("weight_decay", self.weight_decay, low=0)
 
 
@@ -366,11 +349,7 @@ class TrainConfig:
         Raises:
             ValueError: a group or an option is unknown, or a value has the wrong type.
         """
-        groups: dict[str, Any] = {
-            "data": DataConfig,
-            "backbone": BackboneConfig,
-            "optim": OptimConfig,
-        }
+        groups = {"data": DataConfig, "backbone": BackboneConfig, "optim": OptimConfig}
         found = dict(values) if isinstance(values, dict) else values
         if isinstance(found, dict):
             for name, group in groups.items():

@@ -15,8 +15,6 @@ from czsl_sac.training.config import BackboneConfig, DataConfig, OptimConfig, Tr
 from czsl_sac.training.scoring import split_candidates
 from czsl_sac.training.session import Session
 
-__all__ = ["diagnose"]
-
 
 @torch.no_grad()
 def diagnose(

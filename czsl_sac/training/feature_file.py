@@ -65,11 +65,7 @@ class FeatureFile:
         yield from (block for block in range(first, self.blocks, step) if not there[block])
 
     def items(self, block: int) -> range:
-        """Return the items of a block.
-
-        Args:
-            block: its number.
-        """
+        """Return the items of a block."""
         return range(block * BLOCK, min((block + 1) * BLOCK, self.count))
 
     def write(self, block: int, tokens: Tensor, targets: Tensor) -> None:

@@ -8,21 +8,12 @@ from czsl_sac.data import CZSLData, SplitName
 
 
 def split_fingerprints(data: CZSLData) -> dict[str, str]:
-    """Return a checksum of each split: which images it has and what they are labelled as.
-
-    Args:
-        data: the data set.
-    """
+    """Return a checksum of each split: which images it has and what they are labelled as."""
     return {name: data.split(name).identity() for name in get_args(SplitName)}  # type: ignore[attr-defined]
 
 
 def check_splits(data: CZSLData, expected: Mapping[str, str], run_dir: Path) -> None:
     """Refuse splits that have changed since a run was trained on them.
-
-    Args:
-        data: the data set as it is now.
-        expected: the fingerprints that the run kept.
-        run_dir: folder of the run, for the message.
 
     Raises:
         ValueError: a split has other images or labels, or another order.

@@ -12,8 +12,6 @@ from czsl_sac.training.run_folder import BEST, MEMORY, METRICS, RECORD, TEST, Ru
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["PREFIX", "download_run", "share_run"]
-
 PREFIX = "hf:"
 _FILES = (RECORD, BEST, MEMORY, METRICS, TEST)
 _PATHS = ("data_root", "feature_cache")
@@ -74,10 +72,6 @@ def download_run(name: str) -> Path:
 def check_repo(argument: str, repo: str) -> None:
     """Refuse what is no name of a repository.
 
-    Args:
-        argument: how the name was given.
-        repo: the name.
-
     Raises:
         ValueError: it is none.
     """
@@ -86,10 +80,7 @@ def check_repo(argument: str, repo: str) -> None:
 
 
 def hub(token: str | None = None) -> "HfApi":
-    """Return the hub.
-
-    Args:
-        token: of the user; None takes the one that is logged in.
+    """Return the hub, for the owner of a token; None is who is logged in.
 
     Raises:
         ImportError: huggingface_hub is not installed.

@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from czsl_sac.checks import check_choice, check_range
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import clean_name
 from czsl_sac.data import CZSLData, SplitName
@@ -65,8 +67,7 @@ class OpenWorld:
                 f"feasibility is {self.feasibility!r} but must be clip, none, or an existing file "
                 "of word vectors, or method, for a method that says it itself."
             )
-        if self.rule not in ("exclude", "legacy"):
-            raise ValueError(f"rule is {self.rule!r}: give 'exclude' or 'legacy'.")
+        check_choice("rule", self.rule, get_args(InfeasibleRule))
         if self.threshold is not None and self.feasibility == "none":
             raise ValueError(
                 f"threshold is {self.threshold} but feasibility is none: there is nothing to "
@@ -74,8 +75,7 @@ class OpenWorld:
             )
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(f"threshold is {self.threshold} but must be finite.")
-        if self.num_thresholds < 1:
-            raise ValueError(f"num_thresholds is {self.num_thresholds} but must be at least 1.")
+        check_range("num_thresholds", self.num_thresholds, low=1)
 
 
 def evaluate_open_world(
@@ -90,15 +90,8 @@ def evaluate_open_world(
     """Score every image of a split against all A·O compositions, and evaluate.
 
     The feasibility threshold is chosen on the validation split, by the AUC of `protocol`, and then
-    used on the test split; a memory bank begins each of the two anew.
-
-    Args:
-        method: on the session's device; left in evaluation mode.
-        data: the data set.
-        split: `"val"` or `"test"`.
-        session: device, precision and processes.
-        options: feasibility and threshold.
-        protocol: `"exact"` or `"legacy"`.
+    used on the test split; a memory bank begins each of the two anew. The arguments are those of
+    `evaluate_method`, with the options of feasibility and threshold.
 
     Returns:
         The metrics, with the threshold and the number of feasible compositions.
@@ -149,15 +142,9 @@ def evaluate_split(
     protocol: Protocol = "exact",
     open_world: OpenWorld | None = None,
 ) -> CZSLResult:
-    """Evaluate a split in either world, all processes together.
+    """Evaluate a split in either world, all processes together; None is the closed one.
 
-    Args:
-        method: on the session's device; left in evaluation mode.
-        data: the data set.
-        split: `"val"` or `"test"`.
-        session: device, precision and processes.
-        protocol: `"exact"` or `"legacy"`.
-        open_world: how to evaluate in the open world; None: the closed world.
+    The other arguments are those of `evaluate_method`.
     """
     with session.together(), session.sharing_texts(method.backbone.text):
         if open_world is None:

@@ -12,14 +12,7 @@ from typing import Literal, TypeAlias
 
 from czsl_sac.checks import check_choice
 from czsl_sac.methods.registry import method_options
-from czsl_sac.training.config import (
-    BackboneConfig,
-    DataConfig,
-    OptimConfig,
-    TrainConfig,
-)
-
-__all__ = ["DATA_SETS", "PresetName", "preset_for"]
+from czsl_sac.training.config import BackboneConfig, DataConfig, OptimConfig, TrainConfig
 
 PresetName: TypeAlias = Literal["scenes", "ut-zappos", "mit-states", "cgqa", "fruit-ripeness"]
 """Names of the presets, which are also the names of their data sets."""

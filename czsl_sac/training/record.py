@@ -16,12 +16,7 @@ FORMAT = 2
 """Version of the run folder's files."""
 
 _LIBRARIES = (
-    "torch",
-    "torchvision",
-    "openai-clip",
-    "open_clip_torch",
-    "transformers",
-    "accelerate",
+    *("torch", "torchvision", "openai-clip", "open_clip_torch", "transformers", "accelerate"),
 )
 
 CHANGEABLE = frozenset(
@@ -147,10 +142,6 @@ class RunRecord:
 
 def differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Return the options in which two configurations differ, each with both values.
-
-    Args:
-        one: a configuration.
-        other: another one.
 
     Examples:
         >>> from czsl_sac.training.presets import preset_for

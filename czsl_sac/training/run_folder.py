@@ -332,9 +332,6 @@ class RunFolder:
 def naming(path: Path) -> Iterator[None]:
     """Let an error in what a file holds name the file.
 
-    Args:
-        path: the file.
-
     Raises:
         ValueError: what it holds does not fit the run.
     """

@@ -37,9 +37,6 @@ _EXAMPLES = 8
 def check_trackers(names: Sequence[str]) -> None:
     """Refuse trackers that are not known or not installed.
 
-    Args:
-        names: of trackers.
-
     Raises:
         ValueError: a name is unknown.
         ImportError: its package, or matplotlib, is not installed.
@@ -188,11 +185,6 @@ def tracking(
     names: Sequence[str], record: RunRecord, folder: RunFolder
 ) -> Iterator[Tracking | None]:
     """Track a run while it is trained; without names, do nothing.
-
-    Args:
-        names: of trackers.
-        record: of the run.
-        folder: likewise.
 
     Raises:
         ConnectionError: a tracker cannot be started.

@@ -64,12 +64,7 @@ class TrainedRun:
     ) -> _Run:
         """Return a run from its folder.
 
-        Args:
-            path: folder that `czsl-sac train` wrote.
-            checkpoint: `"best"` by validation AUC, or `"last"`.
-            data_root: where the data set is now; None: where it was.
-            changes: options of the method that differ from the run's own, of those that
-                inference reads alone; see `inference` of the method's options.
+        The arguments are those of `czsl_sac.load_run`.
 
         Raises:
             FileNotFoundError: the folder holds no run or no such checkpoint.
@@ -159,12 +154,6 @@ def open_data(
 ) -> CZSLData:
     """Return the data set of a run, as it was when the run was trained.
 
-    Args:
-        config: where it is.
-        backbone: who looks at it.
-        record: of the run.
-        folder: of the run, for messages.
-
     Raises:
         FileNotFoundError: it is not where it was.
         ValueError: it has changed since.
@@ -187,11 +176,6 @@ def open_data(
 
 def check_backbone(folder: RunFolder, record: RunRecord, backbone: CLIPBackbone) -> None:
     """Refuse weights of a backbone that are not those the run was trained on.
-
-    Args:
-        folder: of the run, for messages.
-        record: of the run.
-        backbone: as it is now.
 
     Raises:
         ValueError: it has other weights.

@@ -121,9 +121,6 @@ def evaluate_untrained(
 def read_words(path: Path) -> list[str]:
     """Return the names in a text file, one a line; empty lines are left out.
 
-    Args:
-        path: the file.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no text.

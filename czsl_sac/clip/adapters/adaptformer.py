@@ -16,8 +16,6 @@ from czsl_sac.checks import check_range
 from czsl_sac.clip.adapters.layers import choose_layers
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 
-__all__ = ["AdaptFormer", "apply_adaptformer", "attach_adaptformer"]
-
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
@@ -105,14 +103,7 @@ def apply_adaptformer(
 def attach_adaptformer(
     block: ResidualAttentionBlock, *, bottleneck: int, scale: float, dropout: float
 ) -> None:
-    """Add two adapters to one block; `apply_adaptformer` does so by layers.
-
-    Args:
-        block: without adapters.
-        bottleneck: size of the hidden layers.
-        scale: factor of the outputs.
-        dropout: probability of zeroing a hidden unit in training.
-    """
+    """Add two adapters to a block that has none; `apply_adaptformer` does so by layers."""
     weight = block.get_parameter("ln_1.weight")
     block.attn_adapter, block.mlp_adapter = (
         AdaptFormer(len(weight), bottleneck=bottleneck, scale=scale, dropout=dropout)

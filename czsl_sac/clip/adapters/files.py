@@ -20,8 +20,6 @@ from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.files import load_tensors, read_metadata, save_tensors
 
-__all__ = ["load_adapter", "save_adapter"]
-
 OtherBase = Literal["refuse", "warn"]
 _Settings = dict[str, dict[str, dict[str, Any]]]
 

@@ -5,8 +5,6 @@ from typing import TypeVar
 
 from torch import nn
 
-__all__ = ["choose_layers"]
-
 _Layer = TypeVar("_Layer")
 
 

@@ -37,8 +37,6 @@ from czsl_sac.clip.adapters.layers import choose_layers
 from czsl_sac.clip.adapters.low_rank import LoRA, Scaling
 from czsl_sac.clip.transformer import Attention, Linear
 
-__all__ = ["apply_lora", "attach_lora", "merged_state_dict"]
-
 Target = Literal["q", "k", "v", "o", "mlp"]
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
@@ -113,15 +111,9 @@ def attach_lora(
     scaling: Scaling,
     parts: Sequence[bool],
 ) -> None:
-    """Add LoRA to one weight; `apply_lora` does so by layers and targets.
+    """Add LoRA to a weight of a module, `"in_proj_weight"` or `"weight"`; the options are its own.
 
-    Args:
-        owner: the module that holds the weight.
-        name: of the weight, `"in_proj_weight"` or `"weight"`.
-        rank: r.
-        alpha: α of the scale.
-        scaling: `"alpha/r"` or `"alpha/sqrt(r)"`.
-        parts: for each matrix stacked in the weight, whether it is adapted.
+    `apply_lora` does so by layers and targets.
     """
     own = isinstance(owner, Attention | Linear)  # these cast a weight to their input's dtype
     lora = LoRA(

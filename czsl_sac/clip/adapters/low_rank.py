@@ -16,8 +16,6 @@ from torch.nn.utils import parametrize
 from czsl_sac.checks import check_choice, check_range
 from czsl_sac.clip.linear import autocasts, in_autocast, linear
 
-__all__ = ["WHOLE", "LoRA", "Scaling", "project"]
-
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
 WHOLE = slice(None)
 """All of the matrices stacked in a weight."""

@@ -16,8 +16,6 @@ from czsl_sac.clip.text_tower import TextTower
 from czsl_sac.clip.transformer import Activation, QuickGELU, ResidualAttentionBlock
 from czsl_sac.clip.vision import VisionTower
 
-__all__ = ["AdapterPair", "SerialAdapter", "SerialBlock", "with_blocks"]
-
 _TowerT = TypeVar("_TowerT", VisionTower, TextTower)
 
 

@@ -16,10 +16,9 @@ from czsl_sac.checks import check_choice
 from czsl_sac.clip.backbone import OPENAI_MEAN, OPENAI_STD, CLIPBackbone, check_weights
 from czsl_sac.clip.checkpoints import plain_model, plain_weights, read_checkpoint
 from czsl_sac.clip.config import infer_config
+from czsl_sac.clip.sources import import_library
 from czsl_sac.clip.tokenizer import PaddedTokenizer
 from czsl_sac.clip.transformer import Activation
-
-__all__ = ["from_open_clip", "load_open_clip"]
 
 
 def from_open_clip(model: nn.Module, tokenizer: Any, *, name: str = "open_clip") -> CLIPBackbone:
@@ -50,7 +49,7 @@ def from_open_clip(model: nn.Module, tokenizer: Any, *, name: str = "open_clip")
             model, _, _ = open_clip.create_model_and_transforms("ViT-B-32", "laion2b_s34b_b79k")
             backbone = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"))
     """
-    library = _import_open_clip()
+    library = import_library("open_clip", "open-clip")
     model = plain_model(model)
     if not isinstance(model, library.CLIP | library.CustomTextCLIP):
         raise _refusal(f"it is a {type(model).__name__}")
@@ -98,19 +97,15 @@ def load_open_clip(name: str, *, activation: Activation | None = None) -> CLIPBa
         name: "MODEL/PRETRAINED" as `open_clip.list_pretrained()` has them, such as
             "ViT-B-32/laion2b_s34b_b79k"; PRETRAINED may be the path of a checkpoint; or
             "hf-hub:ORGANISATION/MODEL".
-        activation: what the weights at a path were trained with, which they do not show:
-            `"quick_gelu"` or `"gelu"`; None takes the model's, with a warning unless its name says
-            quickgelu.
+        activation: as for `load_backbone`; None takes the model's, with a warning unless its name
+            says quickgelu.
 
     Raises:
         ValueError: the name is unknown, the weights at the path are damaged or another model's, or
             the model is not a CLIP with a vision transformer.
         ImportError: open_clip is not installed.
-
-    Warns:
-        UserWarning: nothing says which activation the weights were trained with.
     """
-    library = _import_open_clip()
+    library = import_library("open_clip", "open-clip")
     if name.startswith("hf-hub:"):
         return _create(library, name, name, None)
     architecture, _, pretrained = name.partition("/")
@@ -176,16 +171,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _import_open_clip() -> ModuleType:
-    try:
-        return import_module("open_clip")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"this backbone needs the package {error.name!r}, which is not installed: "
-            'pip install "czsl-sac[open-clip]"'
-        ) from error
 
 
 def _refusal(reason: str) -> ValueError:

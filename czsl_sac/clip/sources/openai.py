@@ -18,8 +18,6 @@ from czsl_sac.clip.config import ARCHIVE_CONSTANTS, CLIPConfig, infer_config
 from czsl_sac.clip.tokenizer import PaddedTokenizer
 from czsl_sac.clip.transformer import Activation
 
-__all__ = ["OpenAITokenizer", "import_clip", "load_openai"]
-
 
 def import_clip() -> ModuleType:
     """Import OpenAI's `clip`, also beside a setuptools that has no `pkg_resources` any more.
@@ -89,28 +87,16 @@ def load_openai(
 ) -> CLIPBackbone:
     """Load OpenAI's CLIP with a vision transformer, in float32, in evaluation mode.
 
+    Its class token is `model.encode_image` and its text features are `model.encode_text` for the
+    same weights, to float32 rounding. Errors and warnings are those of `load_backbone`.
+
     Args:
         source: a model name of `clip.available_models()`, which `clip` downloads into
             ~/.cache/clip and checks; or the path of OpenAI's archive (TorchScript), of a state
             dict, or of a fine-tuning's checkpoint that holds one (see
             `czsl_sac.clip.checkpoints.plain_weights`); or a model of `clip`, also one inside
             `DataParallel` or `torch.compile`, whose weights are copied.
-        activation: what a state dict was trained with, which its weights do not show:
-            `"quick_gelu"` or `"gelu"`; None takes OpenAI's QuickGELU, with a warning where the file
-            does not say that it is OpenAI's.
-
-    Returns:
-        The backbone. Its class token is `model.encode_image` and its text features are
-        `model.encode_text` for the same weights, to float32 rounding.
-
-    Raises:
-        ValueError: the name is unknown, or the weights are damaged or not of a CLIP with a vision
-            transformer.
-        FileNotFoundError: there is no such file.
-        ConnectionError: the download fails.
-
-    Warns:
-        UserWarning: nothing says which activation the weights were trained with.
+        activation: as for `load_backbone`; None takes OpenAI's QuickGELU.
     """
     if isinstance(source, nn.Module):
         return _from_model(plain_model(source), name="clip")

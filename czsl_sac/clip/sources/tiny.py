@@ -18,8 +18,6 @@ from czsl_sac.clip.tokenizer import PaddedTokenizer
 from czsl_sac.clip.unfilled import unfilled
 from czsl_sac.files import load_tensors
 
-__all__ = ["BUILT_IN", "TINY_WEIGHTS", "WordTokenizer", "tiny_clip"]
-
 TINY_WEIGHTS = Path(__file__).with_name("tiny_clip.safetensors")
 
 BUILT_IN = {

@@ -1,8 +1,6 @@
 """CLIPModel of Hugging Face's transformers, as the package's own backbone."""
 
 from functools import partial
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,9 +9,8 @@ from torch import Tensor, nn
 from czsl_sac.clip.backbone import OPENAI_MEAN, OPENAI_STD, CLIPBackbone
 from czsl_sac.clip.checkpoints import plain_model, plain_weights
 from czsl_sac.clip.config import CLIPConfig
+from czsl_sac.clip.sources import import_library
 from czsl_sac.clip.tokenizer import PaddedTokenizer
-
-__all__ = ["from_transformers", "load_transformers"]
 
 # transformers' names and OpenAI's, tried in this order; all but attention and projections.
 _NAMES = (
@@ -63,7 +60,7 @@ def from_transformers(
             backbone = from_transformers(CLIPModel.from_pretrained(name),
                                          CLIPProcessor.from_pretrained(name))
     """
-    library = _import_transformers()
+    library = import_library("transformers", "transformers")
     model = plain_model(model)
     if not isinstance(model, library.CLIPModel):
         raise ValueError(
@@ -93,7 +90,7 @@ def load_transformers(name: str) -> CLIPBackbone:
         ValueError: it is not a CLIP with a vision transformer.
         ImportError: transformers is not installed.
     """
-    library = _import_transformers()
+    library = import_library("transformers", "transformers")
     try:
         model = library.CLIPModel.from_pretrained(name)
         processor = library.CLIPProcessor.from_pretrained(name)
@@ -103,16 +100,6 @@ def load_transformers(name: str) -> CLIPBackbone:
             "of a CLIPModel on the Hugging Face hub, or a folder with one"
         ) from error
     return from_transformers(model, processor, name=f"transformers:{name}")
-
-
-def _import_transformers() -> ModuleType:
-    try:
-        return import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"this backbone needs the package {error.name!r}, which is not installed: "
-            'pip install "czsl-sac[transformers]"'
-        ) from error
 
 
 def _config(config: Any) -> CLIPConfig:

@@ -21,8 +21,6 @@ from czsl_sac.data.splitting.listing import check_splittable
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = ["CheckedData", "check_data"]
-
 
 @dataclass(frozen=True)
 class CheckedData:

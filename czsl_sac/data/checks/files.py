@@ -7,16 +7,9 @@ from czsl_sac.data.listing import IMAGE_SUFFIXES, Listing, Problem
 from czsl_sac.data.scan import ImageFacts
 from czsl_sac.data.sources.paths import files_below, is_system_file
 
-__all__ = ["check_files"]
-
 
 def check_files(listing: Listing, facts: Sequence[ImageFacts]) -> Iterator[Problem]:
-    """Yield what is wrong with files: absent, damaged, misnamed, or in no list.
-
-    Args:
-        listing: the images.
-        facts: what a scan found out about each of them.
-    """
+    """Yield what is wrong with files: absent, damaged, misnamed, or in no list."""
     named = isinstance(listing.folder, Path)  # the images of a store have no suffixes
     yield Problem(
         "images missing or damaged",

@@ -6,15 +6,9 @@ from czsl_sac.data.listing import Listing, Problem
 from czsl_sac.data.names import read_alike
 from czsl_sac.words import visible
 
-__all__ = ["check_names"]
-
 
 def check_names(listing: Listing) -> Iterator[Problem]:
-    """Yield which names are read as the same words, or hold what cannot be seen.
-
-    Args:
-        listing: the images.
-    """
+    """Yield which names are read as the same words, or hold what cannot be seen."""
     listed = (listing.pair_lists or {}).values()
     pairs = [entry.pair for entry in listing.entries] + [pair for own in listed for pair in own]
     yield Problem(

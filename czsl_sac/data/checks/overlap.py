@@ -10,8 +10,6 @@ from czsl_sac.data.near_duplicates import near_pairs
 from czsl_sac.data.protocol import SPLITS
 from czsl_sac.data.scan import ImageFacts, hashes_of
 
-__all__ = ["check_overlap"]
-
 
 def check_overlap(
     entries: Sequence[Entry], facts: Sequence[ImageFacts], max_distance: int | None

@@ -7,15 +7,9 @@ from czsl_sac.data.counts import count_data, differences_from_tab7
 from czsl_sac.data.listing import Listing, Problem
 from czsl_sac.data.protocol import SPLITS
 
-__all__ = ["check_counts", "check_coverage", "check_lists"]
-
 
 def check_lists(listing: Listing) -> Iterator[Problem]:
-    """Yield what is wrong with the pair lists of the standard layout and the images they name.
-
-    Args:
-        listing: images with their split, and the lists.
-    """
+    """Yield what is wrong with the pair lists of the standard layout and the images they name."""
     pairs, entries = listing.pair_lists or listing.pairs, listing.entries
     seen = set(pairs["train"])
     allowed = {split: seen.union(listed) for split, listed in pairs.items()}
@@ -65,11 +59,7 @@ def check_lists(listing: Listing) -> Iterator[Problem]:
 
 
 def check_coverage(listing: Listing) -> Iterator[Problem]:
-    """Yield what a run needs and does not find: images of each split, names to learn.
-
-    Args:
-        listing: images with their split.
-    """
+    """Yield what a run needs and does not find: images of each split, names to learn."""
     pairs, entries = listing.pairs, listing.entries
     filled = {entry.split for entry in entries}
     yield Problem(
@@ -96,12 +86,7 @@ def check_coverage(listing: Listing) -> Iterator[Problem]:
 
 
 def check_counts(name: str, listing: Listing) -> Iterator[Problem]:
-    """Yield how a data set differs from the one of its name in the paper's Tab. 7.
-
-    Args:
-        name: of the data set.
-        listing: images with their split.
-    """
+    """Yield how a data set differs from the one of its name in the paper's Tab. 7."""
     images = Counter(entry.split for entry in listing.entries if entry.split is not None)
     yield Problem(
         f"counts that differ from those of {name} in the paper's Tab. 7",

@@ -7,8 +7,6 @@ from czsl_sac.data.scenes.drawing import ATTRIBUTES, Uniforms, scene_keys
 from czsl_sac.data.scenes.shapes import OUTLINES
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["OBJECTS", "Pair", "distractor_table", "split_pairs"]
-
 OBJECTS: tuple[str, ...] = tuple(OUTLINES)
 """The scenes' objects, in the order in which `draw_scenes` counts them."""
 
@@ -40,9 +38,6 @@ def split_pairs(split_seed: int) -> dict[str, tuple[Pair, ...]]:
 
 def distractor_table(space: CompositionSpace) -> Tensor:
     """Return which compositions may stand small beside each labelled one.
-
-    Args:
-        space: the compositions.
 
     Returns:
         `[C, n]` int64; row c holds the seen pairs that share neither primitive with pair c, then

@@ -14,8 +14,6 @@ from czsl_sac.data.scenes.drawing import MAX_DISTRACTORS, Scene, scene_keys
 if TYPE_CHECKING:
     from czsl_sac.data.scenes.scenes import Scenes
 
-__all__ = ["SceneDataset", "SmallObjects", "mask_boxes"]
-
 _CHUNK = 64  # images drawn at once: their pixels stay in the processor's cache
 
 
@@ -141,25 +139,3 @@ class SceneDataset(Dataset[tuple[Tensor, int]]):
 def _kept(fingerprint: str) -> dict[int, Tensor]:
     """Return the kept images by item, of all data sets of this process with this fingerprint."""
     return {}
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Return the smallest boxes around masks, in pixels.
-
-    Args:
-        masks: `[B, H, W]` bool, none of them empty.
-
-    Returns:
-        `[B, 4]` int64: left, top, right, bottom; right and bottom lie one pixel past the mask.
-
-    Examples:
-        >>> mask = torch.zeros(1, 5, 5, dtype=torch.bool)
-        >>> mask[0, 1, 2:4] = True
-        >>> mask_boxes(mask).tolist()
-        [[2, 1, 4, 2]]
-    """
-    columns, rows = masks.any(1).int(), masks.any(2).int()
-    left, top = columns.argmax(1), rows.argmax(1)
-    right = masks.shape[2] - columns.flip(1).argmax(1)
-    bottom = masks.shape[1] - rows.flip(1).argmax(1)
-    return torch.stack([left, top, right, bottom], 1)

@@ -13,24 +13,10 @@ from torch import Tensor
 from czsl_sac.checks import check_choice, check_range
 from czsl_sac.data.protocol import SPLITS, SplitName
 from czsl_sac.data.scenes.compositions import OBJECTS, Pair, distractor_table, split_pairs
-from czsl_sac.data.scenes.drawing import (
-    MAX_DISTRACTORS,
-    Scene,
-    Uniforms,
-    draw_scenes,
-    scene_keys,
-)
+from czsl_sac.data.scenes.drawing import MAX_DISTRACTORS, Scene, Uniforms, draw_scenes, scene_keys
 from czsl_sac.data.scenes.items import SceneDataset
 from czsl_sac.data.scenes.shapes import FOREIGN_OUTLINES
 from czsl_sac.space import CompositionSpace
-
-__all__ = [
-    "OBJECTS",
-    "SCENES_MEAN",
-    "SCENES_STD",
-    "Context",
-    "Scenes",
-]
 
 SCENES_MEAN = (0.5, 0.5, 0.5)
 SCENES_STD = (0.25, 0.25, 0.25)

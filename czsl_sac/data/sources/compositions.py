@@ -7,8 +7,6 @@ from czsl_sac.data.sources.read import read_listing
 from czsl_sac.data.sources.standard import is_standard_layout, read_standard_layout
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["read_compositions"]
-
 
 def read_compositions(source: Path) -> CompositionSpace:
     """Return the compositions of a data set; its images are not opened, and may be elsewhere.

@@ -5,15 +5,9 @@ from pathlib import Path
 from czsl_sac.data.listing import IMAGE_SUFFIXES, Entry, Listing, Problem
 from czsl_sac.data.sources.paths import is_system_file
 
-__all__ = ["read_folders"]
-
 
 def read_folders(root: Path) -> Listing:
-    """Return the images of folders that are named `attribute_object`.
-
-    Args:
-        root: the folder that holds them.
-    """
+    """Return the images of folders that are named `attribute_object`."""
     folders = sorted(
         path for path in root.iterdir() if path.is_dir() and not is_system_file(Path(path.name))
     )

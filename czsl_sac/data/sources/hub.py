@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from czsl_sac.space import Pair
 
-__all__ = ["HUB_PREFIX", "HubImages", "HubSource", "read_hub"]
-
 HUB_PREFIX = "hf:"
 """What the name of such a data set begins with."""
 
@@ -66,11 +64,7 @@ class HubImages:
         self.parts, self.column, self.source = parts, column, source
 
     def image(self, name: str) -> StoredImage | Path:
-        """Return an image as it is stored.
-
-        Args:
-            name: split and row, counted from 0.
-        """
+        """Return an image, named SPLIT/ROW, as it is stored."""
         split, _, row = name.rpartition("/")
         cell = self.parts[split][int(row)][self.column] or {}
         if cell.get("bytes") is None and cell.get("path"):

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from posixpath import normpath
 
-__all__ = ["files_below", "is_system_file", "locate", "outside"]
-
 _SYSTEM_FILES = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}
 
 
@@ -16,10 +14,6 @@ def locate(folder: Path, path: str) -> str:
     Slashes may be backslashes, the path may be absolute, start with `/` or `images/`, or have
     spaces around it.
     A path that is written plainly is returned without a look at the disk.
-
-    Args:
-        folder: what the path is relative to.
-        path: as written.
 
     Returns:
         A path with single slashes; where no file is found, as close to the written one as can be.
@@ -71,11 +65,7 @@ def is_system_file(path: PurePath) -> bool:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder in order, those that operating systems leave behind omitted.
-
-    Args:
-        folder: where to look.
-    """
+    """Yield the files below a folder in order, without those that systems leave behind."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not is_system_file(path.relative_to(folder)):
             yield path

@@ -7,8 +7,6 @@ from czsl_sac.data.sources.folders import read_folders
 from czsl_sac.data.sources.standard import is_standard_layout
 from czsl_sac.words import visible
 
-__all__ = ["SPLIT_TABLE", "read_listing"]
-
 SPLIT_TABLE = "split.csv"
 """Name of the table that `czsl-sac split FOLDER` writes into the folder."""
 

@@ -19,15 +19,6 @@ from czsl_sac.words import visible
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = [
-    "METADATA",
-    "PAIR_LISTS",
-    "is_standard_layout",
-    "read_pairs",
-    "read_records",
-    "read_standard_layout",
-]
-
 PAIR_LISTS = "compositional-split-natural"
 METADATA = f"metadata_{PAIR_LISTS}.t7"
 
@@ -38,11 +29,7 @@ _Content = TypeVar("_Content")
 
 
 def is_standard_layout(root: Path) -> bool:
-    """Return whether a folder is in the standard layout: it holds the pair lists' folder.
-
-    Args:
-        root: the folder, or anything else.
-    """
+    """Return whether a folder is in the standard layout: it holds the pair lists' folder."""
     return (root / PAIR_LISTS).is_dir()
 
 
@@ -51,9 +38,6 @@ def read_standard_layout(root: Path) -> tuple[Listing, list[Exception]]:
 
     Records without attribute, object or split (`NA`), or whose pair stands in no list, are
     dropped, as the published loaders do.
-
-    Args:
-        root: the folder.
 
     Returns:
         The images, as far as they can be read; and an error for each file that cannot.

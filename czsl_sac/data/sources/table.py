@@ -11,17 +11,12 @@ from czsl_sac.data.sources.paths import locate, outside
 from czsl_sac.data.sources.text import read_text, unknown_split
 from czsl_sac.words import visible
 
-__all__ = ["read_table"]
-
 _COLUMNS = ("image", "attribute", "object")
 _SEPARATORS = (",", ";", "\t", "|")
 
 
 def read_table(path: Path) -> Listing:
-    """Return the images of a table; paths are relative to its folder.
-
-    Args:
-        path: a `.csv` or `.parquet` file.
+    """Return the images of a CSV or Parquet table; paths are relative to its folder.
 
     Raises:
         ValueError: it is no table, or a column is missing.

@@ -7,8 +7,6 @@ from czsl_sac.checks import suggestion
 from czsl_sac.data.protocol import SPLITS
 from czsl_sac.words import visible
 
-__all__ = ["read_text", "unknown_split"]
-
 
 def read_text(path: Path) -> str:
     r"""Return a text file without its byte order mark, which editors and Excel put at the start.
@@ -40,9 +38,6 @@ def read_text(path: Path) -> str:
 
 def unknown_split(name: str) -> str:
     """Return what to say of a split that is none of train, val and test.
-
-    Args:
-        name: as it is written.
 
     Examples:
         >>> print(unknown_split("valid"))

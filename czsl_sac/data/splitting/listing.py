@@ -21,8 +21,6 @@ from czsl_sac.data.stores import ImageStore
 from czsl_sac.files import write_atomically
 from czsl_sac.words import counted, some, visible
 
-__all__ = ["MadeSplit", "check_splittable", "split_listing", "write_split"]
-
 _SWALLOWED = 0.2  # share of the images from which on a group of near-duplicates needs a look
 _LOST = 0.02  # likewise of images that are left out for their near-duplicates
 

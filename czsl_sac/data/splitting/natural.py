@@ -17,8 +17,6 @@ from czsl_sac.words import counted, some
 if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
-__all__ = ["SplitShares", "choose_unseen", "natural_split"]
-
 
 @dataclass(frozen=True)
 class SplitShares:

@@ -11,8 +11,6 @@ from czsl_sac.clip.adapters.serial import AdapterPair, SerialAdapter, SerialBloc
 from czsl_sac.clip.transformer import Activation, ResidualAttentionBlock, Transformer
 from czsl_sac.clip.vision import VisionTower
 
-__all__ = ["AdapterSet", "ConceptAdapters", "MixtureAdapter", "Stream"]
-
 Concept = Literal["attribute", "object"]
 
 

@@ -5,8 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Donors", "draw_donors"]
-
 
 class Donors(NamedTuple):
     """Which images of the batch give attribute and object, `[B]` each; most give their own."""

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prefix_tree import FixedPrompts
 from czsl_sac.clip.prompts import clean_name
-from czsl_sac.clip.text_tower import TextTower, Tokenizer
-
-__all__ = ["HardPrompts"]
+from czsl_sac.clip.text_tower import TextTower
+from czsl_sac.space import CompositionSpace
 
 
 class HardPrompts(nn.Module):
@@ -21,10 +21,8 @@ class HardPrompts(nn.Module):
     is used, not owned.
 
     Args:
-        tower: whose words they are.
-        tokenizer: of its vocabulary.
-        attributes: A names.
-        objects: O names.
+        backbone: whose words they are.
+        space: A attributes and O objects.
         template: the words before the names.
         train_words: whether the embeddings are learned.
 
@@ -34,7 +32,8 @@ class HardPrompts(nn.Module):
     Examples:
         >>> from czsl_sac import load_backbone
         >>> clip = load_backbone("tiny")
-        >>> prompts = HardPrompts(clip.text, clip.tokenizer, ["red"], ["cat", "star"])
+        >>> space = CompositionSpace.closed_world([("red", "cat"), ("red", "star")])
+        >>> prompts = HardPrompts(clip, space)
         >>> every = prompts.compositions(torch.tensor([[0, 0], [0, 1]]))
         >>> clip.text.encode_shared(prompts.table(clip.text), every).shape
         torch.Size([2, 128])
@@ -44,19 +43,21 @@ class HardPrompts(nn.Module):
 
     def __init__(
         self,
-        tower: TextTower,
-        tokenizer: Tokenizer,
-        attributes: Sequence[str],
-        objects: Sequence[str],
+        backbone: CLIPBackbone,
+        space: CompositionSpace,
         *,
         template: str = "a photo of a",
         train_words: bool = True,
     ) -> None:
         super().__init__()
+        tower, tokenizer = backbone.text, backbone.tokenizer
         device = tower.positional_embedding.device
         start = [tokenizer.sot, *tokenizer.encode(template)]
         self.register_buffer("start", torch.tensor(start, device=device), persistent=False)
-        a, o = ([tokenizer.encode(clean_name(n)) for n in names] for names in (attributes, objects))
+        a, o = (
+            [tokenizer.encode(clean_name(name)) for name in names]
+            for names in (space.attributes, space.objects)
+        )
         thing = tokenizer.encode("object")
         words = sorted({tokenizer.eot, *thing, *(w for name in (*a, *o) for w in name)})
         symbol = {word: len(start) + row for row, word in enumerate(words)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from math import log
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +15,9 @@ from czsl_sac.methods.caila.concept_adapters import AdapterSet, ConceptAdapters
 from czsl_sac.methods.caila.concept_shift import draw_donors
 from czsl_sac.methods.caila.hard_prompts import HardPrompts
 from czsl_sac.methods.caila.options import CAILAOptions
-from czsl_sac.methods.parts import alignment_head
+from czsl_sac.methods.parts import TextFeatures, alignment_head
 from czsl_sac.methods.predictor import TextPredictor
 from czsl_sac.space import CompositionSpace
-
-
-class _Texts(NamedTuple):
-    """Features of compositions `[C, D]`, attributes `[A, D]` and objects `[O, D]`."""
-
-    composition: Tensor
-    attribute: Tensor
-    object: Tensor
 
 
 class CAILA(CZSLMethod):
@@ -62,12 +53,7 @@ class CAILA(CZSLMethod):
         options, backbone, space = self.options, self.backbone, self.space
         self.aligner = alignment_head(options, backbone)
         self.prompts = HardPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
-            template=options.template,
-            train_words=options.train_words,
+            backbone, space, template=options.template, train_words=options.train_words
         )
         activation, transformer = backbone.config.activation, backbone.text.transformer
         self.vision = ConceptAdapters(
@@ -101,7 +87,7 @@ class CAILA(CZSLMethod):
         inner = (self.vision.inner(images, concept) for concept in ("attribute", "object"))
         return self.backbone.visual.project(self.vision.mix(*inner))
 
-    def text_features(self, compositions: FixedPrompts, pairs: Tensor) -> _Texts:
+    def text_features(self, compositions: FixedPrompts, pairs: Tensor) -> TextFeatures:
         """Return features of compositions, of all attributes and of all objects.
 
         Args:
@@ -118,7 +104,7 @@ class CAILA(CZSLMethod):
             )
         )
         mean = (composition + attribute[pairs[:, 0]] + object_[pairs[:, 1]]) / 3
-        return _Texts(mean, attribute, object_)
+        return TextFeatures(mean, attribute, object_)
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of composition, attribute and object, and their sum."""

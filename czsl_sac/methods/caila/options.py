@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
-from czsl_sac.methods.options import MethodOptions, Published, Settings
+from czsl_sac.checks import check_range, check_ranges
+from czsl_sac.methods.options import MethodOptions, Published, Settings, printed
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "none",  # the method itself adds what learns
@@ -22,18 +22,12 @@ class CAILAOptions(MethodOptions):
     label: ClassVar[str] = "CAILA"
     implementation: ClassVar[str] = "czsl_sac.methods.caila.method:CAILA"
     citation: ClassVar[str] = "Zheng et al., WACV 2024"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (67.8, 74.0, 57.0, 44.1),
-            "mit-states": (51.0, 53.9, 39.9, 23.4),
-            "cgqa": (43.9, 38.5, 32.7, 14.8),
-        },
-        "open": {
-            "ut-zappos": (67.8, 59.7, 49.4, 32.8),
-            "mit-states": (51.0, 20.2, 21.6, 8.2),
-            "cgqa": (43.9, 8.0, 11.5, 3.1),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 67.8 74.0 57.0 44.1 | 51.0 53.9 39.9 23.4 | 43.9 38.5 32.7 14.8
+        open   | 67.8 59.7 49.4 32.8 | 51.0 20.2 21.6 8.2  | 43.9 8.0 11.5 3.1
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {"train_backbone": "none", "lr": 5e-4, "image_dropout": 0.1},
         "ut-zappos": {**_PUBLISHED, "lr": 2e-5, "batch_size": 32, "image_dropout": 0.1},
@@ -64,8 +58,7 @@ class CAILAOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("concept_reduction", self.concept_reduction, low=1)
-        check_range("fusion_layer", self.fusion_layer, low=1)
+        check_ranges(self, "concept_reduction", "fusion_layer", low=1)
         check_range("concept_shift", self.concept_shift, low=0, high=1)
         check_range("image_dropout", self.image_dropout, low=0, below=1)
         check_range("primitive_scale", self.primitive_scale, above=0)

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from czsl_sac.checks import check_range
-from czsl_sac.clip.transformer import QuickGELU, ResidualAttentionBlock
-from czsl_sac.methods.cross_attention import CrossAttention, KeysValues
-
-__all__ = ["GatedCrossAttention", "LatentUnits", "UnitSpaces"]
+from czsl_sac.clip.transformer import ResidualAttentionBlock
+from czsl_sac.methods.cross_attention import CrossAttention, KeysValues, mlp
 
 
 class GatedCrossAttention(CrossAttention):
@@ -78,12 +76,7 @@ class LatentUnits(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = GatedCrossAttention(width, dropout=dropout)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
-            QuickGELU(),
-            nn.Dropout(dropout),
-            nn.Linear(4 * width, width),
-        )
+        self.mlp = mlp(width, dropout)
 
     def forward(self, layers: Iterable[Tensor]) -> Tensor:
         """Return what the units gathered from the layers, first to last, `[B, K, W]`."""

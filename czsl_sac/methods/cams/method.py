@@ -15,8 +15,6 @@ from czsl_sac.methods.cams.latent_units import LatentUnits, UnitSpaces
 from czsl_sac.methods.cams.options import CAMSOptions
 from czsl_sac.methods.three_branches import Branch, ThreeBranches
 
-__all__ = ["CAMS", "CAMSFeatures"]
-
 
 class CAMSFeatures(NamedTuple):
     """What CAMS makes of images.
@@ -89,11 +87,7 @@ class CAMS(ThreeBranches):
         self.scale = nn.Parameter(scale, requires_grad=options.train_temperature)
 
     def encode(self, images: Tensor) -> CAMSFeatures:
-        """Return the tokens, and what the three spaces take of the units.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-        """
+        """Return the tokens, and what the three spaces take of the units."""
         layers = self.backbone.visual.layer_states(images, self.extraction_layers)
         tokens = self.backbone.visual.project(layers[-1])
         return CAMSFeatures(tokens, **self.spaces(self.units(layers)))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_range, check_ranges
 from czsl_sac.methods.options import PromptOptions, Settings
 
 _PUBLISHED: dict[str, Any] = {"train_backbone": "adaptformer", "epochs": 15, "batch_size": 64}
@@ -71,9 +71,7 @@ class CAMSOptions(PromptOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("latent_units", self.latent_units, low=1)
-        check_range("extraction_layers", self.extraction_layers, low=1)
-        check_range("unit_dropout", self.unit_dropout, low=0, below=1)
-        check_range("attention_dropout", self.attention_dropout, low=0, below=1)
+        check_ranges(self, "latent_units", "extraction_layers", low=1)
+        check_ranges(self, "unit_dropout", "attention_dropout", low=0, below=1)
         check_range("global_share", self.global_share, low=0, high=1)
         check_range("primitive_loss_weight", self.primitive_loss_weight, low=0)

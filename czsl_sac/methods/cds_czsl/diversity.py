@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from czsl_sac.functional.precision import at_least_float32
 
-__all__ = ["AttributeDiversity", "cluster_batch", "cluster_diversity", "object_diversity"]
-
 _STEPS = 10
 
 

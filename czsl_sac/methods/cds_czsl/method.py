@@ -1,12 +1,9 @@
 """CDS-CZSL: attributes that say more of their object are preferred."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.checks import check_range
 from czsl_sac.clip.adapters.adaptformer import AdaptFormer
 from czsl_sac.functional.losses import composition_probabilities
@@ -68,14 +65,13 @@ class CDSCZSL(ThreeBranches):
 
     def views(self, tokens: Tensor) -> list[Tensor]:
         """Return what composition, attribute and object are compared with, `[B, T, D]` each."""
-        if isinstance(self.aligner, ClassTokenAligner):
-            tokens = tokens[:, :1]
+        tokens = self.looked_at(tokens)
         attribute, object_ = (tokens + adapter(tokens) for adapter in self.adapters)
         return [tokens, self.denoiser(attribute, object_), object_]
 
     def branches(self, encoded: Tensor) -> list[Branch]:
         """Return what makes logits of texts, the attribute's before the refinement."""
-        return [partial(self.aligner, view) for view in self.views(encoded)]
+        return self.aligned(self.views(encoded))
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the three cross-entropies, the ranking loss, and the weighted sum.
@@ -108,11 +104,7 @@ class CDSCZSL(ThreeBranches):
 
     @torch.no_grad()
     def feasibility(self, space: CompositionSpace) -> Tensor:
-        """Return g(a, o), how much the attribute says of the object, for each composition, `[C]`.
-
-        Args:
-            space: the compositions, over the same attributes and objects.
-        """
+        """Return g(a, o), how much the attribute says of the object, of each composition, `[C]`."""
         pairs = primitive_indices(self, space)
         _, attributes, objects = self.text_features(self.seen_pairs)
         return self.log_specificity(attributes, objects).exp()[pairs[:, 0], pairs[:, 1]]

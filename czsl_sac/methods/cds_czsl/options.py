@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Settings
+from czsl_sac.checks import check_range, check_ranges
+from czsl_sac.methods.options import PromptOptions, Published, Settings, printed
 
 _NONE: dict[str, Any] = {"train_backbone": "none"}
 
@@ -17,18 +17,12 @@ class CDSCZSLOptions(PromptOptions):
     label: ClassVar[str] = "CDS-CZSL"
     implementation: ClassVar[str] = "czsl_sac.methods.cds_czsl.method:CDSCZSL"
     citation: ClassVar[str] = "Li et al., CVPR 2024 (re-interpreted)"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (63.9, 74.8, 52.7, 39.5),
-            "mit-states": (50.3, 52.9, 39.2, 22.4),
-            "cgqa": (38.3, 34.2, 28.1, 11.1),
-        },
-        "open": {
-            "ut-zappos": (64.7, 61.3, 48.2, 32.3),
-            "mit-states": (49.4, 21.8, 22.1, 8.5),
-            "cgqa": (37.6, 8.2, 11.6, 2.7),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 63.9 74.8 52.7 39.5 | 50.3 52.9 39.2 22.4 | 38.3 34.2 28.1 11.1
+        open   | 64.7 61.3 48.2 32.3 | 49.4 21.8 22.1 8.5  | 37.6 8.2 11.6 2.7
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {**_NONE, "lr": 1e-3, "prompt_dropout": 0.1},
         "ut-zappos": {**_NONE, "lr": 5e-4, "batch_size": 128},
@@ -66,12 +60,10 @@ class CDSCZSLOptions(PromptOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("branch_reduction", self.branch_reduction, low=1)
-        check_range("branch_dropout", self.branch_dropout, low=0, below=1)
-        check_range("clusters", self.clusters, low=2)
-        check_range("diversity_momentum", self.diversity_momentum, low=0, below=1)
-        for name in ("refinement", "specificity_loss_weight", "primitive_loss_weight"):
-            check_range(name, getattr(self, name), low=0)
+        check_ranges(self, "branch_dropout", "diversity_momentum", low=0, below=1)
         check_range("specificity_margin", self.specificity_margin, low=0, below=1)
+        check_range("clusters", self.clusters, low=2)
+        check_ranges(self, "refinement", "specificity_loss_weight", "primitive_loss_weight", low=0)
 
     def unread(self) -> dict[str, str]:
         """Return what is idle where no batch is clustered."""

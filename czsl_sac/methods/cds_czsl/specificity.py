@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["AttributeDenoiser", "SpecificityLearner", "ranking_loss"]
-
 Denoise = Literal["gate", "projection", "none"]
 
 

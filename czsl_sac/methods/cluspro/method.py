@@ -1,22 +1,18 @@
 """ClusPro: prototypes clustered within each attribute and object shape their feature spaces."""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.functional.independence import hsic
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.methods.cluspro.options import ClusProOptions
 from czsl_sac.methods.disentangler import Disentangler
 from czsl_sac.methods.prototypes import PrimitivePrototypes
 from czsl_sac.methods.three_branches import Branch, ThreeBranches
-
-__all__ = ["ClusPro"]
 
 
 class PrimitiveView(NamedTuple):
@@ -81,8 +77,7 @@ class ClusPro(ThreeBranches):
 
     def primitive_views(self, tokens: Tensor) -> list[PrimitiveView]:
         """Return what attributes and objects see of tokens `[B, T, D]`."""
-        if isinstance(self.aligner, ClassTokenAligner):
-            tokens = tokens[:, :1]
+        tokens = self.looked_at(tokens)
         clustered = [F.normalize(adapter(tokens), dim=-1) for adapter in self.adapters]
         if not self.second_adapters:
             return [PrimitiveView(view, view) for view in clustered]
@@ -92,13 +87,9 @@ class ClusPro(ThreeBranches):
         ]
 
     def branches(self, encoded: Tensor) -> list[Branch]:
-        """Return what makes logits of texts.
-
-        Args:
-            encoded: tokens of the images, `[B, T, D]`.
-        """
+        """Return what makes logits of texts."""
         views = [view.compared for view in self.primitive_views(encoded)]
-        return [partial(self.aligner, view) for view in (encoded, *views)]
+        return self.aligned([encoded, *views])
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of the branches, contrast and decorrelation.

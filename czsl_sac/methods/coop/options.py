@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from czsl_sac.methods.csp.options import PUBLISHED
-from czsl_sac.methods.options import MethodOptions, Published, Settings
+from czsl_sac.methods.options import MethodOptions, Published, Settings, printed
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,12 @@ class CoOpOptions(MethodOptions):
     label: ClassVar[str] = "CoOp"
     implementation: ClassVar[str] = "czsl_sac.methods.coop.method:CoOp"
     citation: ClassVar[str] = "Zhou et al., IJCV 2022"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (52.1, 49.3, 34.6, 18.8),
-            "mit-states": (34.4, 47.6, 29.8, 13.5),
-            "cgqa": (20.5, 26.8, 17.1, 4.4),
-        },
-        "open": {
-            "ut-zappos": (52.1, 31.5, 28.9, 13.2),
-            "mit-states": (34.6, 9.3, 12.3, 2.8),
-            "cgqa": (21.0, 4.6, 5.5, 0.7),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 52.1 49.3 34.6 18.8 | 34.4 47.6 29.8 13.5 | 20.5 26.8 17.1 4.4
+        open   | 52.1 31.5 28.9 13.2 | 34.6 9.3 12.3 2.8   | 21.0 4.6 5.5 0.7
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {"train_backbone": "none", "lr": 4e-3},
         "ut-zappos": {**PUBLISHED, "lr": 5e-4},

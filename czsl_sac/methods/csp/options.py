@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.methods.options import Published, Settings, WordOptions
+from czsl_sac.methods.options import Published, Settings, WordOptions, printed
 
 PUBLISHED: dict[str, Any] = {
     "train_backbone": "none",
@@ -22,18 +22,12 @@ class CSPOptions(WordOptions):
     label: ClassVar[str] = "CSP"
     implementation: ClassVar[str] = "czsl_sac.methods.csp.method:CSP"
     citation: ClassVar[str] = "Nayak et al., ICLR 2023"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (64.2, 66.2, 46.6, 33.0),
-            "mit-states": (46.6, 49.9, 36.3, 19.4),
-            "cgqa": (28.8, 26.8, 20.6, 6.2),
-        },
-        "open": {
-            "ut-zappos": (64.1, 44.1, 38.9, 22.7),
-            "mit-states": (46.3, 15.7, 17.4, 5.7),
-            "cgqa": (28.7, 5.2, 6.9, 1.2),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 64.2 66.2 46.6 33.0 | 46.6 49.9 36.3 19.4 | 28.8 26.8 20.6 6.2
+        open   | 64.1 44.1 38.9 22.7 | 46.3 15.7 17.4 5.7  | 28.7 5.2 6.9 1.2
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {"train_backbone": "none", "lr": 1e-3},
         "ut-zappos": {**PUBLISHED, "lr": 5e-4, "prompt_dropout": 0.2},

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Settings
+from czsl_sac.methods.options import PromptOptions, Published, Settings, printed
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "none",
@@ -23,18 +23,12 @@ class DFSPOptions(PromptOptions):
     label: ClassVar[str] = "DFSP"
     implementation: ClassVar[str] = "czsl_sac.methods.dfsp.method:DFSP"
     citation: ClassVar[str] = "Lu et al., CVPR 2023"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (66.7, 71.7, 47.2, 36.0),
-            "mit-states": (46.9, 52.0, 37.3, 20.6),
-            "cgqa": (38.2, 32.0, 27.1, 10.5),
-        },
-        "open": {
-            "ut-zappos": (66.8, 60.0, 44.0, 30.3),
-            "mit-states": (47.5, 18.5, 19.3, 6.8),
-            "cgqa": (38.3, 7.2, 10.4, 2.4),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 66.7 71.7 47.2 36.0 | 46.9 52.0 37.3 20.6 | 38.2 32.0 27.1 10.5
+        open   | 66.8 60.0 44.0 30.3 | 47.5 18.5 19.3 6.8  | 38.3 7.2 10.4 2.4
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {"train_backbone": "none", "lr": 2e-3},
         "ut-zappos": {**_PUBLISHED, "lr": 5e-4, "fusion": "img2txt"},

@@ -9,10 +9,9 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from czsl_sac.checks import check_choice
 from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.methods.cross_attention import CrossBlock
-
-__all__ = ["Fusion", "TextImageFusion"]
 
 Fusion = Literal["txt2img", "img2txt"]
 
@@ -61,10 +60,7 @@ class TextImageFusion(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise ValueError(
-                f"fusion is {fusion!r} but must be one of {', '.join(get_args(Fusion))}."
-            )
+        check_choice("fusion", fusion, get_args(Fusion))
         self.fusion = fusion
         prompt_tokens = prompt_length * num_primitives
         self.dropout = nn.Dropout(dropout)
@@ -81,14 +77,11 @@ class TextImageFusion(nn.Module):
         self.text_blocks = _blocks(text_width, num_layers, dropout)
 
     def image(self, states: Tensor, primitives: Tensor) -> Tensor:
-        """Return an image's fused states.
+        """Return an image's fused states, `[B, T, image_width]`.
 
         Args:
             states: `[B, T, image_width]`.
             primitives: prompts of attributes and objects, `[P, n, W]`; read by `"txt2img"` alone.
-
-        Returns:
-            `[B, T, image_width]`.
         """
         if self.fusion == "txt2img":
             tokens = self.map_width(primitives).transpose(0, 1).flatten(0, 1)  # [n·P, width]
@@ -101,14 +94,11 @@ class TextImageFusion(nn.Module):
         return self.text_blocks(states)
 
     def primitives(self, states: Tensor, primitives: Tensor) -> Tensor:
-        """Return the primitives' prompts as each image makes them: `"img2txt"`.
+        """Return the primitives' prompts as each image makes them: `"img2txt"`, `[B, P, n, W]`.
 
         Args:
             states: `[B, T, image_width]`.
             primitives: prompts of attributes and objects, `[P, n, W]`.
-
-        Returns:
-            `[B, P, n, W]`.
         """
         count, length, _ = primitives.shape
         tokens = self.map_tokens(self.map_width(states).mT).mT  # [B, n·P, W]

@@ -37,17 +37,9 @@ class HPL(MixedBranches):
     def make_parts(self) -> None:
         """Make the compositions' prompts and the primitives', all in one context."""
         super().make_parts()
-        options = self.options
+        learn = self.options.train_fillers
         self.primitive_prompts = FilledPrompts(
-            self.backbone.text,
-            self.backbone.tokenizer,
-            self.space.attributes,
-            self.space.objects,
-            fillers=FILLERS,
-            train_fillers=(options.train_fillers, options.train_fillers),
-            template=options.template,
-            dropout=options.prompt_dropout,
-            train_context=options.train_context,
+            self.options, self.backbone, self.space, fillers=FILLERS, train_fillers=(learn, learn)
         )
         # One context for all prompts, learned or not.
         self.primitive_prompts.context = self.prompts.context

@@ -1,17 +1,11 @@
 """Options of HPL; its published settings are MIT-States', the other data sets' are CSP's."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from czsl_sac.checks import check_range
-from czsl_sac.methods.options import Published, Settings, WordOptions
-
-_PUBLISHED: dict[str, Any] = {
-    "train_backbone": "none",
-    "epochs": 20,
-    "batch_size": 128,  # 64, accumulated twice
-    "lr_step": 20,  # one learning rate for all of training
-}
+from czsl_sac.methods.csp.options import CSPOptions
+from czsl_sac.methods.options import Published, Settings, WordOptions, printed
 
 
 @dataclass(frozen=True)
@@ -22,25 +16,13 @@ class HPLOptions(WordOptions):
     label: ClassVar[str] = "HPL"
     implementation: ClassVar[str] = "czsl_sac.methods.hpl.method:HPL"
     citation: ClassVar[str] = "Wang et al., IJCAI 2023"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (63.0, 68.8, 48.2, 35.0),
-            "mit-states": (47.5, 50.6, 37.3, 20.2),
-            "cgqa": (30.8, 28.4, 22.4, 7.2),
-        },
-        "open": {
-            "ut-zappos": (63.4, 48.1, 40.2, 24.6),
-            "mit-states": (46.4, 18.9, 19.8, 6.9),
-            "cgqa": (30.1, 5.8, 7.5, 1.4),
-        },
-    }
-    settings: ClassVar[Settings] = {
-        "scenes": {"train_backbone": "none", "lr": 1e-3},
-        "ut-zappos": {**_PUBLISHED, "lr": 5e-4, "prompt_dropout": 0.2},
-        "mit-states": {**_PUBLISHED, "lr": 5e-5},
-        "cgqa": {**_PUBLISHED, "lr": 5e-5},
-        "fruit-ripeness": {"prompt_dropout": 0.1},
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 63.0 68.8 48.2 35.0 | 47.5 50.6 37.3 20.2 | 30.8 28.4 22.4 7.2
+        open   | 63.4 48.1 40.2 24.6 | 46.4 18.9 19.8 6.9  | 30.1 5.8 7.5 1.4
+        """
+    )
+    settings: ClassVar[Settings] = CSPOptions.settings
     inference: ClassVar[frozenset[str]] = WordOptions.inference | {"primitive_share"}
     looks_at: ClassVar[Literal["aligned"]] = "aligned"
     train_primitives: ClassVar[bool] = True

@@ -14,8 +14,6 @@ from czsl_sac.files import read_json
 from czsl_sac.methods.logiczsl.options import BUILT_IN
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["ConceptTree", "Concepts", "concept_question"]
-
 _REMEDY = "see docs/methods.md, LogiCZSL"
 
 

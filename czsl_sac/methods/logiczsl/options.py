@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from czsl_sac.checks import check_range
-from czsl_sac.methods.options import Published, Settings
+from czsl_sac.checks import check_range, check_ranges
+from czsl_sac.methods.options import Published, Settings, printed
 from czsl_sac.methods.troika.options import TroikaOptions
 
 BUILT_IN = ("scenes", "ut-zappos")
@@ -20,18 +20,12 @@ class LogiCZSLOptions(TroikaOptions):
     implementation: ClassVar[str] = "czsl_sac.methods.logiczsl.method:LogiCZSL"
     questionnaire: ClassVar[str] = "czsl_sac.methods.logiczsl.question:ConceptQuestion"
     citation: ClassVar[str] = "Wu et al., CVPR 2025 (re-interpreted)"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (69.6, 74.9, 57.8, 45.8),
-            "mit-states": (50.8, 53.9, 40.5, 23.4),
-            "cgqa": (44.4, 39.4, 33.3, 15.3),
-        },
-        "open": {
-            "ut-zappos": (69.6, 63.7, 50.8, 36.2),
-            "mit-states": (50.7, 21.4, 22.4, 8.7),
-            "cgqa": (43.7, 9.3, 12.6, 3.4),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 69.6 74.9 57.8 45.8 | 50.8 53.9 40.5 23.4 | 44.4 39.4 33.3 15.3
+        open   | 69.6 63.7 50.8 36.2 | 50.7 21.4 22.4 8.7  | 43.7 9.3 12.6 3.4
+        """
+    )
     settings: ClassVar[Settings] = {
         **TroikaOptions.settings,
         "scenes": {**TroikaOptions.settings["scenes"], "lr": 8e-3, "concepts": "scenes"},
@@ -52,9 +46,8 @@ class LogiCZSLOptions(TroikaOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("logic_weight", self.logic_weight, low=0)
+        check_ranges(self, "logic_weight", "logic_ramp", low=0)
         check_range("logic_exponent", self.logic_exponent, above=0)
-        check_range("logic_ramp", self.logic_ramp, low=0)
 
     def unread(self) -> dict[str, str]:
         """Return what is idle without concepts, or without logic."""

@@ -11,8 +11,6 @@ from czsl_sac.methods.logiczsl.concepts import ConceptTree, concept_question
 from czsl_sac.methods.questionnaire import Key, Questionnaire
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["ConceptQuestion"]
-
 _KEY = ("concepts",)
 _ROUNDS = 3
 _MOST_TOKENS = 16384
@@ -76,9 +74,6 @@ class ConceptQuestion(Questionnaire):
     def answered(self, path: Path) -> dict[Key, Any]:
         """Return the groups of a file.
 
-        Args:
-            path: the file.
-
         Raises:
             ValueError: it holds something else, or concepts of other names.
         """
@@ -86,19 +81,11 @@ class ConceptQuestion(Questionnaire):
         return {_KEY: json.loads(path.read_text("utf-8"))}
 
     def content(self, answers: Mapping[Key, Any]) -> Any:
-        """Return the groups of attributes and of objects.
-
-        Args:
-            answers: to the one question.
-        """
+        """Return the groups of attributes and of objects."""
         return answers[_KEY]
 
     def remarks(self, answers: Mapping[Key, Any]) -> list[str]:
-        """Return a sentence on the names that are in no group.
-
-        Args:
-            answers: to the one question.
-        """
+        """Return a sentence on the names that are in no group."""
         names = {*self.space.attributes, *self.space.objects}
         sorted_ = {name for part in answers[_KEY].values() for own in part.values() for name in own}
         left = sorted(names - sorted_)

@@ -12,8 +12,6 @@ from czsl_sac.functional.logic import (
 )
 from czsl_sac.methods.logiczsl.concepts import Concepts
 
-__all__ = ["Truths", "broken_composition", "broken_concepts"]
-
 
 class Truths(NamedTuple):
     """How true each attribute, or each object, is of an image, and each concept of theirs.

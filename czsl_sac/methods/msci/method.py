@@ -14,8 +14,6 @@ from czsl_sac.methods.msci.options import MSCIOptions
 from czsl_sac.methods.msci.staged_interaction import LayerAggregator, StagedInteraction
 from czsl_sac.methods.traction import TractedBranches
 
-__all__ = ["MSCI", "LeveledTokens"]
-
 
 class LeveledTokens(NamedTuple):
     """An image's tokens in the joint space, `[B, T, D]` each, the class token first.
@@ -77,11 +75,7 @@ class MSCI(TractedBranches):
         )
 
     def encode(self, images: Tensor) -> LeveledTokens:
-        """Return the tokens of the last vision layer, of the first and of the last ones.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-        """
+        """Return the tokens of the last vision layer, of the first and of the last ones."""
         visual = self.backbone.visual
         numbers = sorted({*self.low_layers, *self.high_layers})
         states = visual.layer_states(images, numbers)
@@ -98,12 +92,7 @@ class MSCI(TractedBranches):
         return [partial(self.interaction, context=context)] * 3
 
     def combine(self, path: PathProbabilities, pairs: Tensor) -> Tensor:
-        """Return the composition's logit plus w p(a) p(o).
-
-        Args:
-            path: logits of the compositions, probabilities of attributes and objects.
-            pairs: attribute and object of each composition, `[C, 2]`.
-        """
+        """Return the composition's logit plus w p(a) p(o)."""
         weighed = path._replace(
             attribute=self.options.primitive_weight * at_least_float32(path.attribute)
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_range, check_ranges
 from czsl_sac.methods.options import PromptOptions, Settings
 
 _PUBLISHED: dict[str, Any] = {"train_backbone": "adaptformer"}
@@ -78,10 +78,6 @@ class MSCIOptions(PromptOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("low_layers", self.low_layers, low=1)
-        check_range("high_layers", self.high_layers, low=1)
-        check_range("stage_layers", self.stage_layers, low=1)
+        check_ranges(self, "low_layers", "high_layers", "stage_layers", "chunk_size", low=1)
         check_range("stage_dropout", self.stage_dropout, low=0, below=1)
-        check_range("primitive_loss_weight", self.primitive_loss_weight, low=0)
-        check_range("primitive_weight", self.primitive_weight, low=0)
-        check_range("chunk_size", self.chunk_size, low=1)
+        check_ranges(self, "primitive_loss_weight", "primitive_weight", low=0)

@@ -11,8 +11,6 @@ from czsl_sac.checks import check_range
 from czsl_sac.methods.cross_attention import KeysValues
 from czsl_sac.methods.traction import TractionLayer
 
-__all__ = ["LayerAggregator", "StageContext", "StagedInteraction"]
-
 
 class LayerAggregator(nn.Module):
     """Join the tokens of several vision layers: dropout(relu(norm(linear(side by side)))).

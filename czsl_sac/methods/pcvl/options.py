@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from czsl_sac.methods.csp.options import CSPOptions
-from czsl_sac.methods.options import Published
+from czsl_sac.methods.options import Published, printed
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,10 @@ class PCVLOptions(CSPOptions):
     label: ClassVar[str] = "PCVL"
     implementation: ClassVar[str] = "czsl_sac.methods.pcvl.method:PCVL"
     citation: ClassVar[str] = "Xu et al., arXiv 2211.05077"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (64.4, 64.0, 46.1, 32.2),
-            "mit-states": (48.5, 47.2, 35.3, 18.3),
-        },
-        "open": {
-            "ut-zappos": (64.6, 44.0, 37.1, 21.6),
-            "mit-states": (48.5, 16.0, 17.7, 6.1),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 64.4 64.0 46.1 32.2 | 48.5 47.2 35.3 18.3
+        open   | 64.6 44.0 37.1 21.6 | 48.5 16.0 17.7 6.1
+        """
+    )
     train_context: ClassVar[bool] = True

@@ -1,23 +1,15 @@
 """PLID: prompting with language-informed distributions of class texts."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from czsl_sac.blocks.alignment import ClassTokenAligner
-from czsl_sac.clip.transformer import QuickGELU
 from czsl_sac.functional.losses import alignment_loss
 from czsl_sac.functional.precision import at_least_float32
-from czsl_sac.methods.cross_attention import CrossBlock
+from czsl_sac.methods.cross_attention import CrossBlock, mlp
 from czsl_sac.methods.descriptions import Descriptions, read_descriptions
-from czsl_sac.methods.plid.losses import (
-    class_spreads,
-    partially_smoothed_loss,
-    upper_bound_logits,
-)
+from czsl_sac.methods.plid.losses import class_spreads, partially_smoothed_loss, upper_bound_logits
 from czsl_sac.methods.plid.options import PLIDOptions
 from czsl_sac.methods.plid.views import augmented_views, repeatable_views
 from czsl_sac.methods.three_branches import Branch, MixedBranches
@@ -67,7 +59,7 @@ class PLID(MixedBranches):
         self.image_block: CrossBlock | None = None
         if options.views:
             self.image_block = CrossBlock(dim, dropout=options.feature_dropout)
-        self.disentanglers = nn.ModuleList(_mlp(dim) for _ in ("attribute", "object"))
+        self.disentanglers = nn.ModuleList(mlp(dim, 0.1) for _ in ("attribute", "object"))
 
     def encode(self, images: Tensor) -> Tensor:
         """Return tokens that have looked at other views of their image, `[B, T, D]`.
@@ -78,9 +70,7 @@ class PLID(MixedBranches):
         Args:
             images: `[B, 3, H, W]`, normalised, or without views what a feature cache keeps.
         """
-        tokens = self.backbone.encode_image(images)
-        if isinstance(self.aligner, ClassTokenAligner):
-            tokens = tokens[:, :1]
+        tokens = self.looked_at(self.backbone.encode_image(images))
         if self.image_block is None:
             return tokens
         count = self.options.views
@@ -93,13 +83,8 @@ class PLID(MixedBranches):
         return tokens + self.image_block(tokens, features.unflatten(0, (-1, count)))
 
     def branches(self, encoded: Tensor) -> list[Branch]:
-        """Return what makes logits of texts: the tokens, and what two MLPs make of them.
-
-        Args:
-            encoded: tokens, `[B, T, D]`.
-        """
-        views = [encoded, *(part(encoded) for part in self.disentanglers)]
-        return [partial(self.aligner, view) for view in views]
+        """Return what makes logits of texts: the tokens, and what two MLPs make of them."""
+        return self.aligned([encoded, *(part(encoded) for part in self.disentanglers)])
 
     def composition_texts(self, pairs: Tensor) -> Tensor:
         """Return what the prompts of `pairs` `[C, 2]` gather of their sentences, `[C, D]`.
@@ -216,9 +201,3 @@ def _means(rows: Tensor, group: Tensor, count: int) -> Tensor:
     sums = rows.new_zeros(count, *rows.shape[1:]).index_add(0, group, rows)
     sizes = group.bincount(minlength=count).clamp_min(1)
     return sums / sizes.to(rows.dtype).view(-1, *[1] * (rows.dim() - 1))
-
-
-def _mlp(dim: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(dim, 4 * dim), QuickGELU(), nn.Dropout(0.1), nn.Linear(4 * dim, dim)
-    )

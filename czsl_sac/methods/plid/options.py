@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Reads, Settings
+from czsl_sac.checks import check_ranges
+from czsl_sac.methods.options import PromptOptions, Published, Reads, Settings, printed
 
 _SMALL: dict[str, Any] = {
     "train_backbone": "last_block",
@@ -23,18 +23,12 @@ class PLIDOptions(PromptOptions):
     implementation: ClassVar[str] = "czsl_sac.methods.plid.method:PLID"
     questionnaire: ClassVar[str] = "czsl_sac.methods.plid.sentences:Sentences"
     citation: ClassVar[str] = "Bao et al., ECCV 2024"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (67.3, 68.8, 52.4, 38.7),
-            "mit-states": (49.7, 52.4, 39.0, 22.1),
-            "cgqa": (38.8, 33.0, 27.9, 11.0),
-        },
-        "open": {
-            "ut-zappos": (67.6, 55.5, 46.6, 30.8),
-            "mit-states": (49.1, 18.7, 20.0, 7.3),
-            "cgqa": (39.1, 7.5, 10.6, 2.5),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 67.3 68.8 52.4 38.7 | 49.7 52.4 39.0 22.1 | 38.8 33.0 27.9 11.0
+        open   | 67.6 55.5 46.6 30.8 | 49.1 18.7 20.0 7.3  | 39.1 7.5 10.6 2.5
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {
             "train_backbone": "none",
@@ -103,12 +97,9 @@ class PLIDOptions(PromptOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("num_sentences", self.num_sentences, low=1)
-        check_range("views", self.views, low=0)
-        check_range("chunk_size", self.chunk_size, low=1)
-        for name in ("feature_dropout", "primitive_share", "smoothing"):
-            check_range(name, getattr(self, name), low=0, below=1)
-        check_range("primitive_loss_weight", self.primitive_loss_weight, low=0)
+        check_ranges(self, "num_sentences", "chunk_size", low=1)
+        check_ranges(self, "views", "primitive_loss_weight", low=0)
+        check_ranges(self, "feature_dropout", "primitive_share", "smoothing", low=0, below=1)
 
     @property
     def reads(self) -> Reads:

@@ -14,8 +14,6 @@ from czsl_sac.methods.plid.options import PLIDOptions
 from czsl_sac.methods.questionnaire import Key, Questionnaire
 from czsl_sac.space import CompositionSpace
 
-__all__ = ["Sentences"]
-
 KEYWORDS = """\
 Keywords: sliced, potato, picture
 Output: The picture shows potatoes cut into thin slices and laid out on a board.
@@ -106,9 +104,6 @@ class Sentences(Questionnaire):
     def answered(self, path: Path) -> dict[Key, Any]:
         """Return the sentences of a file by composition.
 
-        Args:
-            path: the file.
-
         Raises:
             ValueError: it holds something else.
         """
@@ -117,11 +112,7 @@ class Sentences(Questionnaire):
         return found
 
     def content(self, answers: Mapping[Key, Any]) -> dict[str, dict[str, list[str]]]:
-        """Return the sentences by attribute and object; compositions without any are left out.
-
-        Args:
-            answers: sentences by composition.
-        """
+        """Return the sentences by attribute and object; compositions without any are left out."""
         found: dict[str, dict[str, list[str]]] = {}
         for (attribute, obj), sentences in answers.items():
             if sentences:
@@ -129,11 +120,7 @@ class Sentences(Questionnaire):
         return found
 
     def remarks(self, answers: Mapping[Key, Any]) -> list[str]:
-        """Return a sentence on the compositions that have fewer than N sentences.
-
-        Args:
-            answers: sentences by composition.
-        """
+        """Return a sentence on the compositions that have fewer than N sentences."""
         few = [" ".join(key) for key, found in answers.items() if len(found) < (self.count or 0)]
         if not few:
             return []

@@ -1,14 +1,12 @@
 """RAPR: primitives are recognised with the help of training images that have them."""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.methods.filled_prompts import FilledPrompts
 from czsl_sac.methods.rapr.losses import debias_loss, retrieval_loss
 from czsl_sac.methods.rapr.options import RAPROptions
@@ -70,31 +68,21 @@ class RAPR(MixedBranches):
         super().make_parts()
         options, backbone, space = self.options, self.backbone, self.space
         self.primitive_prompts = FilledPrompts(
-            backbone.text,
-            backbone.tokenizer,
-            space.attributes,
-            space.objects,
+            options,
+            backbone,
+            space,
             fillers=FILLERS,
             train_fillers=(False, True),
             drop_fillers=False,
-            template=options.template,
-            dropout=options.prompt_dropout,
-            train_context=options.train_context,
-            train_primitives=options.train_primitives,
         )
-        residuals = (
-            options.composition_residual,
-            options.attribute_residual,
-            options.object_residual,
-        )
+        width, dropout = backbone.config.vision_width, options.view_dropout
         self.views = nn.ModuleList(
-            View(
-                backbone.config.vision_width,
-                options.view_adapter,
-                dropout=options.view_dropout,
-                residual=residual,
+            View(width, options.view_adapter, dropout=dropout, residual=residual)
+            for residual in (
+                options.composition_residual,
+                options.attribute_residual,
+                options.object_residual,
             )
-            for residual in residuals
         )
         size, dim = options.database_size, backbone.embed_dim
         self.databases = nn.ModuleList(
@@ -117,12 +105,10 @@ class RAPR(MixedBranches):
         """
         tower = self.backbone.visual
         states = tower.states(images)
-        class_token_alone = isinstance(self.aligner, ClassTokenAligner)
-        if class_token_alone and self.options.view_adapter == "mlp":
-            states = states[:, :1]  # from here on no token looks at another
+        if self.options.view_adapter == "mlp":  # from here on no token looks at another
+            states = self.looked_at(states)
         tokens = tower.project(states)
-        views = [view(tower, states, tokens) for view in self.views]
-        return [view[:, :1] for view in views] if class_token_alone else views
+        return [self.looked_at(view(tower, states, tokens)) for view in self.views]
 
     def encode(self, images: Tensor) -> EncodedViews:
         """Return the three views of images `[B, 3, H, W]`, two of them enriched."""
@@ -162,13 +148,8 @@ class RAPR(MixedBranches):
         return torch.cat([enriched[:, :1], view[:, 1:]], dim=1)
 
     def branches(self, encoded: EncodedViews) -> list[Branch]:
-        """Return what makes logits of texts, of each view.
-
-        Args:
-            encoded: what `encode` returned.
-        """
-        views = (encoded.tokens, encoded.attribute, encoded.object)
-        return [partial(self.aligner, view) for view in views]
+        """Return what makes logits of texts, of each view."""
+        return self.aligned([encoded.tokens, encoded.attribute, encoded.object])
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the losses of a batch.
@@ -207,11 +188,7 @@ class RAPR(MixedBranches):
         return losses
 
     def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Choose the images of the databases, spread over the compositions of each primitive.
-
-        Args:
-            batches: training images and their targets, all of them.
-        """
+        """Choose the images of the databases, spread over the compositions of each primitive."""
         targets = torch.cat([targets.cpu() for _, targets in batches])
         pairs = self.space.pair_indices[targets]
         for database, primitives in zip(self._databases(), pairs.unbind(1), strict=True):
@@ -219,11 +196,7 @@ class RAPR(MixedBranches):
 
     @torch.no_grad()
     def refresh(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Store what the chosen images look like now.
-
-        Args:
-            batches: as for `prepare`, in the same order.
-        """
+        """Store what the chosen images look like now."""
         chosen = torch.cat([database.images.flatten() for database in self._databases()])
         start = 0
         for images, _ in batches:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Settings
+from czsl_sac.checks import check_range, check_ranges
+from czsl_sac.methods.options import PromptOptions, Published, Settings, printed
 
 _PUBLISHED: dict[str, Any] = {
     "train_backbone": "lora",
@@ -24,18 +24,12 @@ class RAPROptions(PromptOptions):
     label: ClassVar[str] = "RAPR"
     implementation: ClassVar[str] = "czsl_sac.methods.rapr.method:RAPR"
     citation: ClassVar[str] = "Jing et al., AAAI 2024"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (69.4, 72.8, 56.5, 44.5),
-            "mit-states": (50.0, 53.3, 39.2, 22.5),
-            "cgqa": (45.6, 36.0, 32.0, 14.4),
-        },
-        "open": {
-            "ut-zappos": (69.4, 59.4, 47.9, 33.3),
-            "mit-states": (49.9, 20.1, 21.8, 8.2),
-            "cgqa": (45.5, 11.2, 14.6, 4.4),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 69.4 72.8 56.5 44.5 | 50.0 53.3 39.2 22.5 | 45.6 36.0 32.0 14.4
+        open   | 69.4 59.4 47.9 33.3 | 49.9 20.1 21.8 8.2  | 45.5 11.2 14.6 4.4
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {"lr": 4e-3, "prompt_dropout": 0.1, "database_size": 32},
         "ut-zappos": {
@@ -107,13 +101,10 @@ class RAPROptions(PromptOptions):
         super().__post_init__()
         check_range("view_dropout", self.view_dropout, low=0, below=1)
         shares = ("composition_residual", "attribute_residual", "object_residual")
-        for name in (*shares, "retrieval_weight", "primitive_share"):
-            check_range(name, getattr(self, name), low=0, high=1)
-        for name in ("database_size", "retrieval_size", "retrieval_loss_size"):
-            check_range(name, getattr(self, name), low=1)
+        check_ranges(self, *shares, "retrieval_weight", "primitive_share", low=0, high=1)
+        check_ranges(self, "database_size", "retrieval_size", "retrieval_loss_size", low=1)
         check_range("retrieval_sharpness", self.retrieval_sharpness, above=0)
-        for name in ("debias_weight", "retrieval_loss_weight"):
-            check_range(name, getattr(self, name), low=0)
+        check_ranges(self, "debias_weight", "retrieval_loss_weight", low=0)
 
     def unread(self) -> dict[str, str]:
         """Return what is idle with the class token alone, or with a weight of zero."""

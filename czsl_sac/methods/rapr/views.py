@@ -5,8 +5,9 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from czsl_sac.checks import check_choice
-from czsl_sac.clip.transformer import QuickGELU, ResidualAttentionBlock
+from czsl_sac.clip.transformer import ResidualAttentionBlock
 from czsl_sac.clip.vision import VisionTower
+from czsl_sac.methods.cross_attention import mlp
 
 ViewAdapter = Literal["mlp", "attention"]
 
@@ -69,12 +70,7 @@ class ResidualMLP(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
-            QuickGELU(),
-            nn.Dropout(dropout),
-            nn.Linear(4 * width, width),
-        )
+        self.mlp = mlp(width, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x and what the MLP adds."""

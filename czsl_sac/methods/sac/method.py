@@ -1,7 +1,6 @@
 """SAC: sparse alignment, visual adaptive condensation, and a memory bank (the whole paper)."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,22 +18,10 @@ from czsl_sac.functional.losses import (
     total_loss,
 )
 from czsl_sac.methods.base import CZSLMethod, ParameterGroup
-from czsl_sac.methods.parts import alignment_head, soft_prompts, temperature_of
+from czsl_sac.methods.parts import TextFeatures, alignment_head, soft_prompts, temperature_of
 from czsl_sac.methods.sac.options import SACOptions
 from czsl_sac.methods.sac.predictor import SACPredictor
 from czsl_sac.space import CompositionSpace
-
-
-class TextFeatures(NamedTuple):
-    """t_c `[C, D]`, t_a `[A, D]` and t_o `[O, D]`, of unit norm."""
-
-    composition: Tensor
-    attribute: Tensor
-    object: Tensor
-
-    def detach(self) -> "TextFeatures":
-        """Return the same features outside the graph."""
-        return TextFeatures(*(t.detach() for t in self))
 
 
 class SAC(CZSLMethod):
@@ -116,7 +103,7 @@ class SAC(CZSLMethod):
             losses["total"] = base_loss(*terms)
         if self.condenser is not None and stage != "align":
             if stage == "joint":
-                tokens, text = tokens.detach(), text.detach()
+                tokens, text = tokens.detach(), TextFeatures(*(t.detach() for t in text))
             feature = self.condenser(tokens)
             condensed = [self.condensed_logits(feature, t) for t in text]
             losses["vac"] = base_loss(
@@ -154,9 +141,6 @@ class SAC(CZSLMethod):
 
         A sample goes to the composition that p_vac over the seen compositions names, as Eq. 9
         has it; its label is not looked at.
-
-        Args:
-            batches: training images without augmentation, each `[B, 3, H, W]`.
         """
         if self.options.bank == "off" or self.condenser is None:
             return

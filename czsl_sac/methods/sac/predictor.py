@@ -11,7 +11,7 @@ from czsl_sac.blocks.memory_bank import EntropyMemoryBank
 from czsl_sac.functional.fusion import PathProbabilities, combine_primitives, fuse_predictions
 from czsl_sac.functional.losses import composition_probabilities
 from czsl_sac.methods.base import primitive_indices
-from czsl_sac.methods.predictor import ChunkedPredictor, token_features
+from czsl_sac.methods.predictor import TokenPredictor
 from czsl_sac.space import CompositionSpace
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class EncodedImages(NamedTuple):
     attention: Tensor | None = None
 
 
-class SACPredictor(ChunkedPredictor):
+class SACPredictor(TokenPredictor):
     """SAC's inference (Eq. 12, 13; lines 17 to 21 of Alg. 1) over one stream of images.
 
     With a dynamic bank every batch is first predicted, then taken in: the scores depend on the
@@ -90,28 +90,18 @@ class SACPredictor(ChunkedPredictor):
                 partial=True,
             )
 
-    def paths(
-        self, images: Tensor
-    ) -> tuple[PathProbabilities, PathProbabilities | None, Tensor | None]:
-        """Return the predictions that Eq. 12 fuses, then update a dynamic bank.
-
-        Args:
-            images: `[B, 3, H, W]`, normalised.
-
-        Returns:
-            Probabilities of sparse alignment, of the condenser or None, and p_mb `[B, C]` of the
-            bank or None.
-        """
-        return self.path_probabilities(self.encode(images))
-
     @torch.no_grad()
     def path_probabilities(
         self, encoded: EncodedImages
     ) -> tuple[PathProbabilities, PathProbabilities | None, Tensor | None]:
-        """Return what `paths` returns, of images that are encoded already.
+        """Return the predictions that Eq. 12 fuses, then update a dynamic bank.
 
         Args:
             encoded: what `encode` returned.
+
+        Returns:
+            Probabilities of sparse alignment, of the condenser or None, and p_mb `[B, C]` of the
+            bank or None.
         """
         method, feature = self.method, encoded.condensed
         sa = self._probabilities(partial(method.aligner, encoded.tokens))
@@ -151,9 +141,7 @@ class SACPredictor(ChunkedPredictor):
 
     def gap_features(self, encoded: EncodedImages, targets: Tensor) -> dict[str, Tensor]:
         """Return the class token, what the head compares with t_c, and v_q."""
-        features = token_features(
-            self.method.aligner, encoded.tokens, self.text.composition[targets]
-        )
+        features = super().gap_features(encoded, targets)
         if encoded.condensed is not None:
             features["condensed"] = encoded.condensed
         return features

@@ -32,12 +32,7 @@ class TOMCAT(PromptTuning):
 
     @torch.no_grad()
     def predictor(self, space: CompositionSpace, stage: str | None = None) -> Predictor:
-        """Return a predictor over `space`: in training the base model's, else TOMCAT's.
-
-        Args:
-            space: the compositions to score.
-            stage: during training, `"train"`.
-        """
+        """Return a predictor over `space`: in training the base model's, else TOMCAT's."""
         text = self.prompts.compositions(primitive_indices(self, space))
         if stage is not None or not self.options.learn_at_test:
             return AlignmentPredictor(self, space, text)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from czsl_sac.checks import check_range
+from czsl_sac.checks import check_range, check_ranges
 from czsl_sac.methods.options import Settings, WordOptions
 
 _AT_TEST = (
@@ -76,10 +76,8 @@ class TOMCATOptions(WordOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("queue_size", self.queue_size, low=1)
-        for name in ("alpha", "theta", "collaboration_weight", "test_weight_decay"):
-            check_range(name, getattr(self, name), low=0)
-        for name in ("beta", "test_lr", "test_eps"):
-            check_range(name, getattr(self, name), above=0)
+        check_ranges(self, "alpha", "theta", "collaboration_weight", "test_weight_decay", low=0)
+        check_ranges(self, "beta", "test_lr", "test_eps", above=0)
 
     def unread(self) -> dict[str, str]:
         """Return what is idle where nothing is learned at test, or the queues say nothing."""

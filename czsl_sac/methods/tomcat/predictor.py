@@ -19,8 +19,6 @@ from czsl_sac.space import CompositionSpace
 if TYPE_CHECKING:
     from czsl_sac.methods.tomcat.method import TOMCAT
 
-__all__ = ["TOMCATPredictor", "updated_prototypes"]
-
 
 def updated_prototypes(
     prototypes: Tensor, residual: Tensor, similarities: Tensor, theta: float

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from czsl_sac.checks import check_range
-from czsl_sac.methods.options import PromptOptions, Published, Settings
+from czsl_sac.checks import check_range, check_ranges
+from czsl_sac.methods.options import PromptOptions, Published, Settings, printed
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,12 @@ class TroikaOptions(PromptOptions):
     label: ClassVar[str] = "Troika"
     implementation: ClassVar[str] = "czsl_sac.methods.troika.method:Troika"
     citation: ClassVar[str] = "Huang et al., CVPR 2024"
-    published: ClassVar[Published] = {
-        "closed": {
-            "ut-zappos": (66.8, 73.8, 54.6, 41.7),
-            "mit-states": (49.0, 53.0, 39.3, 22.1),
-            "cgqa": (41.0, 35.7, 29.4, 12.4),
-        },
-        "open": {
-            "ut-zappos": (66.4, 61.2, 47.8, 33.0),
-            "mit-states": (48.8, 18.7, 20.1, 7.2),
-            "cgqa": (40.8, 7.9, 10.9, 2.7),
-        },
-    }
+    published: ClassVar[Published] = printed(
+        """
+        closed | 66.8 73.8 54.6 41.7 | 49.0 53.0 39.3 22.1 | 41.0 35.7 29.4 12.4
+        open   | 66.4 61.2 47.8 33.0 | 48.8 18.7 20.1 7.2  | 40.8 7.9 10.9 2.7
+        """
+    )
     settings: ClassVar[Settings] = {
         "scenes": {
             "train_backbone": "adaptformer",
@@ -80,8 +74,7 @@ class TroikaOptions(PromptOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("traction_layers", self.traction_layers, low=1)
-        check_range("chunk_size", self.chunk_size, low=1)
+        check_ranges(self, "traction_layers", "chunk_size", low=1)
         check_range("traction_dropout", self.traction_dropout, low=0, below=1)
         check_range("primitive_loss_weight", self.primitive_loss_weight, low=0)
 

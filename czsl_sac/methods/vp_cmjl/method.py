@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from czsl_sac.blocks.alignment import ClassTokenAligner
 from czsl_sac.clip.backbone import CLIPBackbone
 from czsl_sac.clip.prompts import clean_name
 from czsl_sac.functional.fusion import PathProbabilities, combine_primitives
@@ -19,8 +18,6 @@ from czsl_sac.methods.disentangler import Disentangler
 from czsl_sac.methods.three_branches import Branch, BranchPredictor, ThreeBranches
 from czsl_sac.methods.vp_cmjl.options import VPCMJLOptions
 from czsl_sac.space import CompositionSpace
-
-__all__ = ["VPCMJL"]
 
 
 class VPCMJL(ThreeBranches):
@@ -70,12 +67,8 @@ class VPCMJL(ThreeBranches):
         return composed, self.attribute_proxies, self.object_proxies
 
     def branches(self, encoded: Tensor) -> list[Branch]:
-        """Return what makes logits of texts.
-
-        Args:
-            encoded: tokens of the images, `[B, T, D]`.
-        """
-        tokens = self._looked_at(encoded)
+        """Return what makes logits of texts."""
+        tokens = self.looked_at(encoded)
         return [
             partial(self.aligner, tokens),
             partial(self._attended_logits, self.attend_to_attributes, tokens),
@@ -88,9 +81,8 @@ class VPCMJL(ThreeBranches):
         Args:
             encoded: tokens of the images, `[B, T, D]`.
         """
-        tokens = self._looked_at(encoded)
-        views = [tokens, *(disentangler(tokens) for disentangler in self.disentanglers)]
-        return [partial(self.aligner, view) for view in views]
+        tokens = self.looked_at(encoded)
+        return self.aligned([tokens, *(part(tokens) for part in self.disentanglers)])
 
     def forward(self, images: Tensor, targets: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the cross-entropies of texts and proxies, and the divergence between them.
@@ -121,19 +113,11 @@ class VPCMJL(ThreeBranches):
         return _VPCMJLPredictor(self, space)
 
     def combine(self, path: PathProbabilities, pairs: Tensor) -> Tensor:
-        """Return the composition's logit plus p(a) + p(o), or plus p(a) p(o).
-
-        Args:
-            path: logits of the compositions, probabilities of attributes and objects.
-            pairs: attribute and object of each composition, `[C, 2]`.
-        """
+        """Return the composition's logit plus p(a) + p(o), or plus p(a) p(o)."""
         if self.options.primitive_score == "product":
             return combine_primitives(path, pairs)
         attribute, object_ = path.attribute[:, pairs[:, 0]], path.object[:, pairs[:, 1]]
         return at_least_float32(path.composition) + attribute + object_
-
-    def _looked_at(self, tokens: Tensor) -> Tensor:
-        return tokens[:, :1] if isinstance(self.aligner, ClassTokenAligner) else tokens
 
     def _attended_logits(self, block: CrossBlock, tokens: Tensor, text: Tensor) -> Tensor:
         attended, weights = block.with_weights(tokens, text)
