@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
         append_rows(options.csv, rows)
 
 
-def write_files(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+def write_files(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> list[Path]:
     """Write JPEGs of coarse colours with noise, about as large as photographs of that size."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for path in paths:
         coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
