@@ -124,7 +124,9 @@ def elsewhere(config: TrainConfig) -> TrainConfig:
         config: of a run.
     """
     data = replace(config.data, data_root=None, num_workers=0, feature_cache=None)
-    return replace(config, data=data, backbone=replace(config.backbone, checkpoint_vision=False))
+    backbone = replace(config.backbone, checkpoint_vision=False)
+    optim = replace(config.optim, compile=False)
+    return replace(config, data=data, backbone=backbone, optim=optim)
 
 
 def command(config: TrainConfig, setting: Setting) -> str:
