@@ -252,6 +252,8 @@ def main(argv: list[str] | None = None) -> None:
     kind = "train_step_counted" if options.count else "train_step_gpu"
     csv = options.csv or RESULTS / f"{kind}.csv"
     chosen = [s for s in SETTINGS if s.name in options.only or not (options.only or s.compiled)]
+    if options.count:  # TF32 is float32 in memory
+        chosen = [setting for setting in chosen if setting.precision != "TF32"]
     for name in CASES if options.case == "all" else [options.case]:
         rows = []
         for setting in chosen:
