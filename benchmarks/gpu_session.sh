@@ -60,7 +60,7 @@ part() {
         train_step) bench train_step 400 train_step_gpu "${step[@]}" ;;
         train_step_compiled)
             bench train_step_compiled 180 train_step_gpu --case mit-states \
-                --only "ours, bf16, chunk 8192, vision compiled" "${step[@]}"
+                --only "ours, bf16, chunk 8192, compiled" "ours, float32, chunk 8192, compiled" "${step[@]}"
             ;;
         *) echo "there is no part $1" ;;
     esac

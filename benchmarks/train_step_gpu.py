@@ -2,15 +2,18 @@
 
     python -m benchmarks train_step_gpu
     python -m benchmarks train_step_gpu --case cgqa --only "ours, bf16, chunk 8192"
+    python -m benchmarks train_step_gpu --count
 
 The model is that of `train_step`: ViT-L/14 with random weights, the paper's batch size and
 compositions. A step is forward, backward and Adam, timed on the host's clock with the GPU idle
 before and after: a step that waits for its launches shows it. `kernels` counts what the profiler
 saw in one more step and `busy_ms` adds up their time; the rest of `step_ms` the GPU is idle.
+`--count` needs no GPU: it counts the peak of each setting on shapes alone, as `train_step` does,
+with a CPU's autocast.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -21,6 +24,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from benchmarks import train_step
+from benchmarks.count_memory import FakeFloats, peak_of_step
 from benchmarks.measure import (
     MIB,
     RESULTS,
@@ -30,8 +34,9 @@ from benchmarks.measure import (
     environment,
     products_in,
 )
-from benchmarks.train_step import CASES, WAYS, build, loss, sizes, write_as
+from benchmarks.train_step import CASES, WAYS, Case, build, loss, sizes, write_as
 from czsl_sac import SAC
+from czsl_sac.training.compiling import compile_parts
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Setting:
         precision: float32 without and with TF32, or bfloat16 by autocast.
         chunk_size: prompts that the text tower runs at once; not the peers', which run all.
         frozen: precision that frozen weights are kept in.
-        compiled: the vision tower goes through `torch.compile`.
+        compiled: vision tower and alignment head are compiled, as by `czsl-sac train --compile`.
     """
 
     way: str
@@ -61,7 +66,7 @@ class Setting:
         if self.frozen == torch.bfloat16:
             parts.append("frozen bf16")
         if self.compiled:
-            parts.append("vision compiled")
+            parts.append("compiled")
         return ", ".join(parts)
 
 
@@ -73,6 +78,7 @@ SETTINGS = (
     Setting("ours, checkpointed", "bf16", 8192, torch.bfloat16),
     Setting("peers, 8 tokens", "TF32"),
     Setting("peers, 8 tokens", "bf16"),
+    Setting("ours", "float32", 8192, compiled=True),
     Setting("ours", "bf16", 8192, compiled=True),
 )
 
@@ -84,13 +90,17 @@ class Options:
     case: Literal["all", "ut-zappos", "mit-states", "cgqa"] = "all"
     """One data set's sizes, or all."""
     only: tuple[str, ...] = ()
-    """Names of settings; by default all but the compiled one, whose compilation takes minutes."""
+    """Names of settings; by default all but the compiled ones, whose compilation takes minutes."""
+    count: bool = False
+    """Count the peak of memory on shapes alone, and run nothing."""
+    batch: int | None = None
+    """Images of a step; None takes the paper's batch size."""
     rounds: int = 5
     """Timed steps of each setting, after two that do not count."""
     device: str = "cuda"
-    """Where it runs; "cpu" only to see that it does."""
-    csv: Path = RESULTS / "train_step_gpu.csv"
-    """File that the rows are appended to."""
+    """Where it runs; "cpu" with few images."""
+    csv: Path | None = None
+    """File that the rows are appended to; None: that of `benchmarks/results`."""
 
 
 def measure(name: str, setting: Setting, options: Options) -> dict[str, object]:
@@ -101,7 +111,7 @@ def measure(name: str, setting: Setting, options: Options) -> dict[str, object]:
         setting: how the step is computed.
         options: of the command line.
     """
-    case, device = CASES[name], options.device
+    case, device = sized(name, options), options.device
     found: dict[str, object] = {}
     model = build(case, setting.frozen).to(device)
     frozen, trained = sizes(model)
@@ -116,6 +126,52 @@ def measure(name: str, setting: Setting, options: Options) -> dict[str, object]:
             found["busy_ms"] = f"{busy:.1f}"
     except torch.OutOfMemoryError:
         found["step_ms"] = "out of memory"
+    keys = ("step_ms", "images_per_s", "peak_gib", "kernels", "busy_ms")
+    return {
+        **about(name, setting, case, (frozen, trained)),
+        **{key: found.get(key, "") for key in keys},
+        **environment(device),
+    }
+
+
+def count(name: str, setting: Setting, options: Options) -> dict[str, object]:
+    """Return the row of one data set's sizes in one setting, its peak counted on shapes alone.
+
+    Args:
+        name: key of `CASES`.
+        setting: how the step is computed.
+        options: of the command line.
+    """
+    case, mode = sized(name, options), FakeFloats()
+    model = build(case, setting.frozen)
+    write(model, setting)
+    weights = sizes(model)
+    mode.fake_module(model)
+    size = train_step.VIT_L_14.image_size
+    with mode:
+        images, targets = torch.empty(case.batch, 3, size, size), torch.arange(case.batch)
+
+        def step() -> Tensor:
+            with products_in(setting.precision, "cpu"):
+                return loss(model, images, targets)
+
+        peak = peak_of_step(model, step, [images, targets])
+    return {
+        **about(name, setting, case, weights),
+        "counted_gib": f"{peak / 2**30:.2f}",
+        **environment(),
+    }
+
+
+def sized(name: str, options: Options) -> Case:
+    """Return a case with the batch size that the options name."""
+    case = CASES[name]
+    return case if options.batch is None else replace(case, batch=options.batch)
+
+
+def about(name: str, setting: Setting, case: Case, weights: tuple[int, int]) -> dict[str, object]:
+    """Return the columns that say what a row is of."""
+    frozen, trained = weights
     return {
         "case": name,
         "setting": setting.name,
@@ -123,22 +179,22 @@ def measure(name: str, setting: Setting, options: Options) -> dict[str, object]:
         "batch": case.batch,
         "frozen_mib": f"{frozen / MIB:.0f}",
         "trained_mib": f"{trained / MIB:.0f}",
-        **{
-            key: found.get(key, "")
-            for key in ("step_ms", "images_per_s", "peak_gib", "kernels", "busy_ms")
-        },
-        **environment(device),
     }
 
 
-def prepare(model: SAC, setting: Setting, batch: int, device: str) -> Callable[[], Tensor]:
-    """Return one training step, ready to run."""
+def write(model: SAC, setting: Setting) -> None:
+    """Make a model compute its step as the setting says."""
     way = WAYS[setting.way]
     write_as(model, way)
     if way.tokens is None:
         model.backbone.text.chunk_size = setting.chunk_size
     if setting.compiled:
-        model.backbone.visual = torch.compile(model.backbone.visual)
+        compile_parts(model)
+
+
+def prepare(model: SAC, setting: Setting, batch: int, device: str) -> Callable[[], Tensor]:
+    """Return one training step, ready to run."""
+    write(model, setting)
     learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learns, lr=1e-5, fused=device != "cpu")
     size = train_step.VIT_L_14.image_size
@@ -193,13 +249,17 @@ def main(argv: list[str] | None = None) -> None:
         argv: options; None takes them from the command line.
     """
     options = tyro.cli(Options, args=argv)
+    kind = "train_step_counted" if options.count else "train_step_gpu"
+    csv = options.csv or RESULTS / f"{kind}.csv"
     chosen = [s for s in SETTINGS if s.name in options.only or not (options.only or s.compiled)]
+    if options.count:  # TF32 is float32 in memory
+        chosen = [setting for setting in chosen if setting.precision != "TF32"]
     for name in CASES if options.case == "all" else [options.case]:
         rows = []
         for setting in chosen:
             if options.device != "cpu":
                 torch.cuda.empty_cache()
-            rows.append(measure(name, setting, options))
-            append_rows(options.csv, rows[-1:])
+            rows.append((count if options.count else measure)(name, setting, options))
+            append_rows(csv, rows[-1:])
         shown = [key for key in rows[0] if key not in environment(options.device)]
         print(tabulate([[row[key] for key in shown] for row in rows], headers=shown), flush=True)

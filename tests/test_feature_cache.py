@@ -157,6 +157,64 @@ def test_a_run_on_cached_features_ends_as_one_on_images(tmp_path, method, alignm
     assert again.auc == pytest.approx(fast.test.auc, abs=1e-6)
 
 
+LORA = BackboneConfig(lora_layers=(3, 2), lora_rank=4, lora_alpha=8.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "first"),
+    [
+        ("sac", LORA, 2),
+        ("csp", replace(LORA, checkpoint_vision=True), 2),
+        ("sac", BackboneConfig(train_backbone="adaptformer", adapter_layers=(1,)), 1),
+        ("sac", BackboneConfig(train_backbone="last_block", patch_features="value"), 3),
+    ],
+)
+def test_layers_below_the_first_that_learns_run_once(tmp_path, method, backbone, first):
+    """States that enter the first trained layer take the images' place; all figures stay."""
+    alignment = "cls" if method == "csp" else "patch_max"
+    plain = replace(config(method, alignment, None), backbone=backbone)
+    if backbone.train_backbone == "adaptformer":  # dropout draws other numbers for other shapes
+        plain = replace(plain, backbone=replace(backbone, adapter_dropout=0.0))
+    fast = replace(plain, data=replace(plain.data, feature_cache=tmp_path / "cache"))
+    one, two = train(plain, tmp_path / "plain"), train(fast, tmp_path / "fast")
+    assert two.test.auc == pytest.approx(one.test.auc, abs=1e-3)
+    for mine, theirs in zip(two.records, one.records, strict=True):
+        assert mine["losses"] == pytest.approx(theirs["losses"], rel=1e-3)
+    folders = sorted((tmp_path / "cache").iterdir())
+    assert [path.name.split("-")[0] for path in folders] == ["test", "train", "val"]
+    for folder in folders:
+        about = json.loads((folder / "about.json").read_text())
+        assert about["tokens"] == f"states before layer {first}"
+    run = TrainedRun.load(tmp_path / "fast")
+    assert run.evaluate().auc == pytest.approx(two.test.auc, abs=1e-6)
+    assert sorted((tmp_path / "cache").iterdir()) == folders  # the trained run's own features
+    tower = run.method.backbone.visual
+    assert tower.first_block == first
+    image = scenes().split("test")[0][0][None]
+    with torch.no_grad():
+        state = tower.layer_states(image, [first - 1])[0]
+        assert_close(tower(state), tower(image), rtol=1e-4, atol=1e-5)
+        assert_close(run.data.split("test")[0][0], state[0], rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match=f"must be {first} or more: the states given"):
+            tower.layer_states(state, [0, 3])
+
+
+def test_a_layer_that_learns_below_is_refused(tmp_path):
+    backbone = load_backbone("tiny").requires_grad_(False)
+    apply_lora(backbone.visual, layers=[1, 3])
+    for first, message in ((0, "below layer 4"), (2, "below layer 2"), (None, "below layer 4")):
+        with pytest.raises(ValueError, match=message):
+            FeatureCache(
+                scenes(),
+                tmp_path,
+                backbone,
+                Session(),
+                class_token_alone=False,
+                first_trained_layer=first,
+            )
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_cached_is_refused(tmp_path):
     cache = make(tmp_path)
     with pytest.raises(ValueError, match="augment is True but a cache must hold the same images"):
@@ -171,7 +229,11 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
         )
     good = config("csp", "cls", tmp_path)
     for change, message in (
-        ({"backbone": BackboneConfig()}, "one set an image: set train_backbone to none, or"),
+        (
+            {"backbone": BackboneConfig()},
+            "an image: take lora_layers that leave out layer 0, or set train_backbone to none, or",
+        ),
+        ({"backbone": BackboneConfig(train_backbone="full")}, "image: set train_backbone to none"),
         ({"data": replace(good.data, augment=True)}, "turn augment off"),
         ({"method": options_of("dfsp")}, "DFSP reads inner states.*take another method, or"),
     ):

@@ -14,6 +14,7 @@ from czsl_sac.clip import CLIPConfig
 
 SMALL = CLIPConfig(64, 16, 8, 16, 2, 2, 77, 400, 64, 2, 2)
 CASE = train_step.Case(5, 7, 20, 3, 1)
+PLAIN = [setting for setting in train_step_gpu.SETTINGS if not setting.compiled]
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_every_way_computes_the_same_step(small):
             assert_close(gradient, outcomes[0][1][name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("setting", train_step_gpu.SETTINGS[:-1], ids=lambda s: s.name)
+@pytest.mark.parametrize("setting", PLAIN, ids=lambda s: s.name)
 def test_a_whole_step_learns_in_every_setting(small, monkeypatch, setting):
     monkeypatch.setitem(train_step.CASES, "mit-states", CASE)
     options = train_step_gpu.Options(device="cpu", rounds=1)
@@ -100,3 +101,28 @@ def test_a_whole_step_learns_in_every_setting(small, monkeypatch, setting):
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed
     assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("setting", PLAIN, ids=lambda s: s.name)
+def test_mixed_precision_is_counted_as_on_real_tensors(small, monkeypatch, setting):
+    monkeypatch.setitem(train_step.CASES, "mit-states", CASE)
+    options = train_step_gpu.Options(device="cpu", count=True, batch=3)
+    counted = []
+
+    def keep(*arguments: object) -> int:
+        counted.append(peak_of_step(*arguments))
+        return counted[-1]
+
+    monkeypatch.setattr(train_step_gpu, "peak_of_step", keep)
+    row = train_step_gpu.count("mit-states", setting, options)
+    assert (row["setting"], row["batch"]) == (setting.name, 3)
+    assert float(row["counted_gib"]) == pytest.approx(counted[0] / 2**30, abs=0.01)
+    model = train_step.build(CASE, setting.frozen)
+    train_step_gpu.write(model, setting)
+    data = [torch.ones(3, 3, 16, 16), torch.arange(3)]
+
+    def step() -> torch.Tensor:
+        with train_step_gpu.products_in(setting.precision, "cpu"):
+            return train_step.loss(model, *data)
+
+    assert counted[0] == pytest.approx(peak_of_step(model, step, data), rel=0.01)

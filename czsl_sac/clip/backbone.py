@@ -109,7 +109,7 @@ class CLIPBackbone(nn.Module):
         Args:
             images: `[B, 3, H, W]`, see `VisionTower.forward`; or tokens `[B, T, D]` of any number
                 from 1 to L + 1 that this method gave before, as a feature cache keeps them, which
-                are given back.
+                are given back; or, with `visual.first_block`, states that enter that block.
 
         Returns:
             Tokens `[B, T, D]`, class token first; not normalised.
@@ -117,7 +117,7 @@ class CLIPBackbone(nn.Module):
         Raises:
             ValueError: the shape is none of these.
         """
-        if images.dim() != 3:
+        if images.dim() != 3 or self.visual.first_block:
             return self.visual(images)
         most = self.config.num_patches + 1
         if not 1 <= images.shape[1] <= most or images.shape[2] != self.embed_dim:

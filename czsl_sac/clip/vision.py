@@ -52,6 +52,10 @@ class VisionTower(nn.Module):
       less is gathered in the class token. That is the paper's pilot (Fig. 1b, Fig. 2, Tab. 1);
       FLIP (Li et al., CVPR 2023) pretrains so. The class token is kept, and so is the order.
 
+    Where frozen blocks have run already, as a feature cache has them do, `forward` and
+    `layer_states` take states `[B, T, vision_width]` in the place of images and go on with block
+    number `first_block`, which is set as an attribute; 0, its default, takes images alone.
+
     Args:
         config: sizes; the fields of the text tower are not read.
         patch_features: `"last"`, the tokens as the last block leaves them, or `"value"`.
@@ -84,6 +88,7 @@ class VisionTower(nn.Module):
         self.patch_drop = patch_drop
         self.patch_drop_eval = patch_drop_eval
         self.image_size = config.image_size
+        self.first_block = 0
         self.conv1: nn.Module  # OpenAI's name for the patch embedding
         if config.stem == "conv":
             self.conv1 = ConvStem(width, config.patch_size)
@@ -133,7 +138,7 @@ class VisionTower(nn.Module):
 
         Args:
             images: `[B, 3, image_size, image_size]`, normalised with the backbone's mean and std;
-                cast to the tower's dtype.
+                cast to the tower's dtype. With `first_block`, or states that enter that block.
 
         Returns:
             Tokens `[B, T, D]`, class token first; not normalised. T is L + 1, or less where
@@ -184,8 +189,14 @@ class VisionTower(nn.Module):
         """
         blocks = cast(Sequence[ResidualAttentionBlock], self.transformer.resblocks)
         wanted = choose_layers(range(len(blocks)), layers, "blocks", self)
-        x, states = self.embed(images), []
-        for number in range(wanted[-1] + 1):
+        first = self.first_block if images.dim() == 3 else 0
+        if wanted[0] < first:
+            raise ValueError(
+                f"layers is {wanted} but must be {first} or more: the states given are those that "
+                f"enter block {first}; give images."
+            )
+        x, states = images if first else self.embed(images), []
+        for number in range(first, wanted[-1] + 1):
             block, before = blocks[number], x
             x = self.transformer.run_block(block, x)
             if self.patch_features == "value" and number + 1 == len(blocks):

@@ -103,7 +103,9 @@ def digest(config: TrainConfig) -> str:
 def elsewhere(config: TrainConfig) -> TrainConfig:
     """Return a configuration without what changes from place to place, and no figure."""
     data = replace(config.data, data_root=None, num_workers=0, feature_cache=None)
-    return replace(config, data=data, backbone=replace(config.backbone, checkpoint_vision=False))
+    backbone = replace(config.backbone, checkpoint_vision=False)
+    optim = replace(config.optim, compile=False)
+    return replace(config, data=data, backbone=backbone, optim=optim)
 
 
 def command(config: TrainConfig, setting: Setting) -> str:

@@ -15,6 +15,7 @@ from czsl_sac.methods.base import CZSLMethod, Predictor
 from czsl_sac.predict.images import ImageFiles, collate
 from czsl_sac.space import CompositionSpace, Pair
 from czsl_sac.training.batches import reading_processes
+from czsl_sac.training.by_device import loader_options
 from czsl_sac.training.session import Session
 
 
@@ -98,12 +99,12 @@ def predict_files(
     transform = ImageTransform(
         backbone.image_size, backbone.mean, backbone.std, reader=image_reader
     )
+    workers = reading_processes(session.num_workers, batches=-(-len(paths) // batch_size))
     loader = DataLoader(
         ImageFiles(paths, transform),
         batch_size=batch_size,
-        num_workers=reading_processes(session.num_workers, batches=-(-len(paths) // batch_size)),
-        pin_memory=session.device.type == "cuda",
         collate_fn=collate,
+        **loader_options(session.device, workers),
     )
     hidden = None if show_progress else True
     with tqdm(

@@ -28,6 +28,7 @@ _NO_OTHER_ROW = {
     "data.num_workers",
     "data.feature_cache",
     "backbone.checkpoint_vision",
+    "optim.compile",
 }
 """What a row averages over, and options that change no figure."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from czsl_sac.data.images import ImageDataset, PixelDataset
+from czsl_sac.training.by_device import loader_options
 
 __all__ = ["Batches", "reading_processes"]
 
@@ -79,9 +80,7 @@ class Batches:
             batch_size=batch_size,
             shuffle=generator is not None,
             generator=generator,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            persistent_workers=workers > 0,
+            **loader_options(device, workers),
         )
         self._loader = prepare(loader) if prepare else loader
         self._workers, self._begun = workers, False

@@ -16,6 +16,7 @@ from czsl_sac.methods.options import MethodOptions
 from czsl_sac.methods.registry import method_options, reference
 from czsl_sac.methods.sac.options import SACOptions
 from czsl_sac.schema import check_types, from_json, to_json, typed
+from czsl_sac.training.cacheable import check_cacheable
 
 TrackerName: TypeAlias = Literal[
     "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
@@ -75,9 +76,9 @@ class DataConfig:
     keep_images: bool = False
     """Scenes: keep drawn images in memory, 12 kB each at 64×64, so that later epochs draw none."""
     feature_cache: Path | None = None
-    """Folder that keeps the image features of a frozen vision tower (--train-backbone none), so
-    that images are encoded once for all epochs and runs; not with --augment, nor for a method
-    that reads inner states of the tower."""
+    """Folder that keeps what the vision tower makes of each image, up to the first layer that
+    learns (--train-backbone none, or --lora-layers without layer 0), so that it is computed once
+    for all epochs and runs; not with --augment, nor for a method that reads inner states."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -158,6 +159,17 @@ class BackboneConfig:
                 "or set train_backbone to none."
             )
 
+    @property
+    def first_trained_layer(self) -> int | None:
+        """Vision layer below which nothing learns, -1 for the last; None where none learns."""
+        chosen = {
+            "lora": self.lora_layers or (0,),
+            "adaptformer": self.adapter_layers or (0,),
+            "last_block": (-1,),
+            "full": (0,),
+        }.get(self.train_backbone)
+        return None if chosen is None else min(chosen)
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -180,6 +192,9 @@ class OptimConfig:
     precision: Literal["auto", "no", "tf32", "bf16", "fp16"] = "auto"
     """Precision of training and evaluation: no is float32, tf32 lets a GPU round the factors of its
     products, bf16 and fp16 are mixed; auto is bf16 on a GPU that has it, else float32."""
+    compile: bool = False
+    """Train with the vision tower and the alignment head compiled by torch.compile: equal to
+    rounding, after a minute or more of compiling; needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -219,25 +234,8 @@ class TrainConfig:
                     f"{self.method.label} has the option {option.name} but must not, since every "
                     "run has one of that name: rename it."
                 )
-        if self.data.feature_cache is None:
-            return
-        reads = self.method.reads
-        for conflict, what, remedy in (
-            (
-                self.backbone.train_backbone != "none",
-                f"train_backbone is {self.backbone.train_backbone!r}",
-                "set train_backbone to none",
-            ),
-            (self.data.augment, "augment is on", "turn augment off"),
-            (self.backbone.patch_drop > 0, "patches are dropped at random", "set patch_drop to 0"),
-            (reads == "states", f"{self.method.label} reads inner states", "take another method"),
-        ):
-            if conflict:
-                raise ValueError(
-                    f"feature_cache is {str(self.data.feature_cache)!r} but {what}, and a cache "
-                    f"must hold the joint-space tokens of a frozen vision tower, one set an image: "
-                    f"{remedy}, or leave feature_cache out."
-                )
+        if self.data.feature_cache is not None:
+            check_cacheable(self)
 
     def unread(self) -> dict[str, str]:
         """Return the options that nothing reads in this configuration, each with the reason.
@@ -253,6 +251,8 @@ class TrainConfig:
             if self.backbone.train_backbone != adapter:
                 names = [f.name for f in fields(self.backbone) if f.name.startswith(prefix)]
                 found |= dict.fromkeys(names, f'train_backbone is "{self.backbone.train_backbone}"')
+        if self.method.reads == "states":
+            found["compile"] = f"{self.method.label} reads inner states of the vision tower"
         return found | self.method.unread()
 
     def with_options(self, **changes: Any) -> "TrainConfig":

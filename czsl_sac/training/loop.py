@@ -12,6 +12,7 @@ from tqdm import tqdm
 from czsl_sac.data import CZSLData
 from czsl_sac.evaluation import CZSLEvaluator, CZSLResult
 from czsl_sac.methods.base import CZSLMethod
+from czsl_sac.training.by_device import adam_options
 from czsl_sac.training.checkpoint import Checkpoint, Progress
 from czsl_sac.training.config import TrainConfig
 from czsl_sac.training.run_folder import LAST, RunFolder, naming
@@ -160,6 +161,7 @@ class _StageTrainer:
             generator=self.generator,
             shared=True,
         )
+        self.by_device = adam_options(session.device, session.precision)
         optimizer = torch.optim.Adam(
             [
                 {
@@ -170,7 +172,8 @@ class _StageTrainer:
                     ),
                 }
                 for group in method.parameter_groups(stage)
-            ]
+            ],
+            **self.by_device,
         )
         # Stepped once an epoch whatever the number of processes, so it is not prepared.
         self.scheduler = torch.optim.lr_scheduler.StepLR(optimizer, optim.lr_step, optim.lr_gamma)
@@ -222,5 +225,7 @@ class _StageTrainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        # The run may have come from another kind of device.
+        groups = [{**group, **self.by_device} for group in state["optimizer"]["param_groups"]]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"])

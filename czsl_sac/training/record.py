@@ -22,7 +22,7 @@ _LIBRARIES = (
 CHANGEABLE = frozenset(
     {
         *("data.data_root", "data.num_workers", "data.feature_cache", "optim.eval_batch_size"),
-        *("optim.epochs", "backbone.checkpoint_vision"),
+        *("optim.epochs", "optim.compile", "backbone.checkpoint_vision"),
     }
 )
 """Options that a resumed run may change; all others were decided when it began."""

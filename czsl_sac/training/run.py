@@ -17,6 +17,7 @@ from czsl_sac.evaluation import CZSLResult
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.build import build_backbone, build_data, build_method, check_data_root
 from czsl_sac.training.checkpoint import Checkpoint
+from czsl_sac.training.compiling import check_compiler, compile_parts
 from czsl_sac.training.config import TrackerName, TrainConfig
 from czsl_sac.training.feature_cache import cached
 from czsl_sac.training.fingerprint import split_fingerprints
@@ -101,6 +102,8 @@ def train(
     if session.is_main and not resume:
         _check_new(folder)
     check_data_root(config.data)
+    if config.optim.compile:
+        check_compiler(session.device)
     with folder.claim() if session.is_main else nullcontext():
         # Another process may have trained here until now.
         if resume:
@@ -125,6 +128,8 @@ def train(
             check_backbone(folder, record, backbone)
             data = open_data(config, backbone, record, folder)
         method = build_method(config, backbone, data.space).to(session.device)
+        if config.optim.compile:
+            compile_parts(method)
         with tracking(track if session.is_main else (), record, folder) as tracked:
             if session.is_main:
                 folder.write_record(record)
@@ -212,9 +217,11 @@ def _header(
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     processes = session.accelerator.num_processes
     precision = "float32" if session.precision == "no" else session.precision
+    compiled = ", compiled" if config.optim.compile else ""
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
     return (
-        f"{config.method.label} on {data.name} into {folder.path}: {session.device}, {precision}, "
+        f"{config.method.label} on {data.name} into {folder.path}: {session.device}, "
+        f"{precision}{compiled}, "
         f"{processes} process{'es' if processes > 1 else ''}.\n"
         f"Images: {images}. Compositions: {len(data.space)}, {int(data.space.seen_mask.sum())} "
         f"seen. Trained parameters: {trained:,}.\n{versions}.{_ended(checkpoint)}"

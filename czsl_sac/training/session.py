@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import parse_flag_from_env, send_to_device
+from accelerate.utils import DataLoaderConfiguration, parse_flag_from_env, send_to_device
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from czsl_sac.clip.processes import Processes
 from czsl_sac.clip.text_tower import TextTower
 from czsl_sac.methods.base import CZSLMethod
 from czsl_sac.training.batches import Batches
+from czsl_sac.training.by_device import copies_overlap
 from czsl_sac.training.config import TrainConfig
 
 _Item = TypeVar("_Item")
@@ -47,14 +48,17 @@ class Session:
     def __init__(
         self, *, precision: str = "no", batch_size: int = 64, num_workers: int | None = None
     ) -> None:
+        # Not by accelerate's state: whoever makes it first decides whether processes join.
+        on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
         if precision == "auto":
-            # Not by accelerate's state: whoever makes it first decides whether processes join.
-            on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
             precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "no"
         self.precision = precision
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         self.accelerator = Accelerator(
-            mixed_precision=precision if precision in ("bf16", "fp16") else "no"
+            mixed_precision=precision if precision in ("bf16", "fp16") else "no",
+            dataloader_config=DataLoaderConfiguration(
+                non_blocking=copies_overlap(torch.device("cuda" if on_gpu else "cpu"))
+            ),
         )
         self.batch_size, self.num_workers = batch_size, num_workers
 

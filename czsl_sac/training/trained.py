@@ -77,6 +77,7 @@ class TrainedRun:
         weights = folder.weights(checkpoint)
         session = Session.of(config)
         backbone = build_backbone(config.backbone, precision=session.precision)
+        backbone.remember_base()  # of the weights before training: a feature cache is named by it
         check_backbone(folder, record, backbone)
         method = build_method(config, backbone, record.space).to(session.device)
         with naming(weights.file):
