@@ -122,6 +122,10 @@ def test_no_derivative_holds_all_similarities(monkeypatch: pytest.MonkeyPatch) -
     with largest_result() as largest:
         moved_gradients("reference")
     assert largest[0] == B * T * C
+    indices = patch_max(tokens, text, impl="reference")[1]
+    with largest_result() as largest:  # inside of an operator it sees nothing
+        chunked.at(indices, tokens, text)
+    assert largest[0] <= 2**12
 
 
 def test_vmap_over_texts_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
