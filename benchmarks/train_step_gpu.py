@@ -261,5 +261,5 @@ def main(argv: list[str] | None = None) -> None:
                 torch.cuda.empty_cache()
             rows.append((count if options.count else measure)(name, setting, options))
             append_rows(csv, rows[-1:])
-        shown = [key for key in rows[0] if key not in environment(options.device)]
+        shown = [key for key in rows[0] if key not in environment()]
         print(tabulate([[row[key] for key in shown] for row in rows], headers=shown), flush=True)
