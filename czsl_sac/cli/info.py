@@ -9,7 +9,7 @@ from importlib import metadata
 from czsl_sac._version import __version__
 from czsl_sac.cli.options import parse_options
 
-_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WORLD_SIZE")
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "WORLD_SIZE")
 _REQUIRED = (
     *("torch", "torchvision", "openai-clip", "loralib", "numpy", "scipy", "pandas", "tabulate"),
     *("pillow", "tqdm", "safetensors", "accelerate", "filelock", "tyro", "jinja2"),
