@@ -68,10 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         czsl-sac ...
         0
     """
-    if arguments is None:  # a process of its own, into which no library has been loaded yet
-        # Threads that spin at the end of each operation take the cores from those that work,
-        # where other programs have some: up to 17 times as long for the evaluator with two.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
