@@ -100,6 +100,7 @@ def test_the_options_that_may_change_are_options() -> None:
         eval_batch_size=2,
         epochs=9,
         checkpoint_vision=True,
+        compile=True,
     )
     cached = config.with_options(train_backbone="none")
     other = replace(cached, data=replace(cached.data, feature_cache=Path("cache")))

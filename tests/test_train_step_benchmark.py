@@ -126,3 +126,12 @@ def test_mixed_precision_is_counted_as_on_real_tensors(small, monkeypatch, setti
             return train_step.loss(model, *data)
 
     assert counted[0] == pytest.approx(peak_of_step(model, step, data), rel=0.01)
+
+
+def test_counting_needs_no_gpu(small, monkeypatch, tmp_path):
+    monkeypatch.setitem(train_step.CASES, "mit-states", CASE)
+    name, path = "ours, bf16, chunk 256", tmp_path / "rows.csv"
+    train_step_gpu.main(["--count", "--case", "mit-states", "--only", name, "--csv", str(path)])
+    header, row = path.read_text().splitlines()
+    assert header.startswith("case,setting,compositions,batch,frozen_mib,trained_mib,counted_gib,")
+    assert row.startswith(f'mit-states,"{name}",20,3,')
