@@ -220,7 +220,7 @@ def draw_clips(rows: pd.DataFrame) -> Any:
 
 
 def draw_map(rows: pd.DataFrame) -> Any:
-    """Draw the paired differences to the class token over the budget, a panel a kind of scene.
+    """Draw the paired differences to the class token, a panel for a CLIP and its small objects.
 
     Args:
         rows: of `laboratory map`.
@@ -228,41 +228,53 @@ def draw_map(rows: pd.DataFrame) -> Any:
     import matplotlib.pyplot as plt
 
     found = differences(rows)
-    lines = sorted(found["clip"].unique())
-    columns = list(found.groupby(["context", "clutter"]).groups)
+    places = found[["clutter", "budget"]].drop_duplicates().sort_values(["budget", "clutter"])
+    spots = {place: spot for spot, place in enumerate(places.itertuples(index=False, name=None))}
+    lines, columns = sorted(found["clip"].unique()), sorted(found["context"].unique())
     figure, axes = plt.subplots(
         len(lines),
         len(columns),
-        figsize=(4.2 * len(columns), 2.8 * len(lines)),
+        figsize=(4.8 * len(columns), 2.8 * len(lines)),
         squeeze=False,
         sharex=True,
         sharey=True,
         layout="constrained",
     )
     for line, clip in zip(axes, lines, strict=True):
-        for axis, (context, clutter) in zip(line, columns, strict=True):
-            here = found[(found["context"] == context) & (found["clutter"] == clutter)]
-            _draw_place(axis, here[here["clip"] == clip])
-            axis.set_title(f"{clip}; {context}, clutter {clutter}", fontsize=9)
-    budgets = sorted(found["budget"].unique())
-    for axis in axes[-1]:
-        axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets], fontsize=8, minor=False)
-        axis.minorticks_off()
-        axis.set_xlabel("presentations", fontsize=8)
-    for line in axes:
+        for axis, context in zip(line, columns, strict=True):
+            _draw_places(
+                axis, found[(found["context"] == context) & (found["clip"] == clip)], spots
+            )
+            axis.set_title(f"{clip}; small objects: {context}", fontsize=9)
         line[0].set_ylabel("test AUC minus\nthe class token's", fontsize=8)
-    axes[0, 0].legend(fontsize=7)
+    names = [f"clutter {clutter}\n{budget:,} shown" for clutter, budget in spots]
+    for axis in axes[-1]:
+        axis.set_xticks(range(len(spots)), names, fontsize=7)
+    handles = {
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    ways = [way for way in OTHERS if way in handles]
+    figure.legend(
+        [handles[way] for way in ways],
+        ways,
+        fontsize=8,
+        ncols=len(ways),
+        loc="outside lower center",
+    )
     return figure
 
 
-def _draw_place(axis: Any, here: pd.DataFrame) -> None:
-    """Draw the differences of one CLIP on one kind of scene."""
+def _draw_places(axis: Any, here: pd.DataFrame, spots: dict[Any, int]) -> None:
+    """Draw the differences of one CLIP with one kind of small objects."""
     for number, way in enumerate(OTHERS):
-        of_way = here[here["way"] == way].sort_values("budget")
+        of_way = here[here["way"] == way]
         if of_way.empty:
             continue
+        places = of_way[["clutter", "budget"]].itertuples(index=False, name=None)
         axis.errorbar(
-            of_way["budget"] * 1.05 ** (number - 1.5),
+            [spots[place] + 0.16 * (number - 1.5) for place in places],
             100 * of_way["mean"],
             100 * (of_way["high"] - of_way["mean"]).fillna(0.0),
             fmt="o",
@@ -272,7 +284,6 @@ def _draw_place(axis: Any, here: pd.DataFrame) -> None:
             label=way,
         )
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_xscale("log")
 
 
 def draw_answers(rows: pd.DataFrame) -> Any:

@@ -34,7 +34,10 @@ def render(comparison: Comparison, protocol: Protocol) -> str:
         shares=shares_table((row.label, row.results(protocol)) for row in rows),
         curve=curve_plot((row.label, r) for row in rows for r in row.results(protocol)),
         validation=_validation(rows),
-        options=[[name, *map(shown, values)] for name, values in comparison.options.items()],
+        options=[
+            [name, *("–" if value is None else shown(value) for value in values)]
+            for name, values in comparison.options.items()
+        ],
         images=_image_by_image(comparison),
     )
 
