@@ -12,6 +12,7 @@ from patch_max_checks import (
     exact_gradients,
     inputs,
     loops,
+    operators,
     run,
 )
 
@@ -63,17 +64,48 @@ def test_error_is_no_larger_than_eagers(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize(
-    ("B", "T", "C", "D"), [(8, 256, 1024, 32), (9, 257, 1100, 24), (3, 1030, 513, 8)]
+    ("B", "T", "C", "D"), [(12, 256, 1024, 16), (9, 257, 1100, 24), (3, 1030, 513, 8)]
 )
 def test_several_tiles(B: int, T: int, C: int, D: int, dtype: torch.dtype, per_image: bool) -> None:
     tokens, text, grad = inputs(B, T, C, D, dtype, per_image)
-    images, columns = chunked.tile_shape(tokens, torch.float32)
+    images, columns = chunked.tile_shape(tokens, C, torch.float32)
     assert images < B
     assert columns < C
     assert_no_worse_than_eager(tokens, text, "chunked", grad)
     assert torch.equal(
         patch_max_values(tokens, text, impl="chunked"), patch_max(tokens, text, impl="chunked")[0]
     )
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_few_images_on_many_threads(per_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, text, _ = inputs(3, 40, 600, 16, torch.float32, per_image)
+    found = []
+    for threads, kernel in ((9, "max_pool2d"), (10, "max.dim_max")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with operators() as names:
+            found.append(chunked.forward(tokens, text, with_indices=True))
+        assert any(kernel in name for name in names)
+    expected = patch_max_reference(tokens, text)
+    for values, indices in found:
+        torch.testing.assert_close(values, expected[0])
+        assert torch.equal(indices, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("l2", "images"), [(None, 4), (2**19, 4), (2**20, 4), (3 * 2**19, 6), (2**21, 8), (2**24, 8)]
+)
+def test_tiles_follow_the_cache(
+    l2: int | None, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {} if l2 is None else {"l2_cache_size": l2}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    tokens = torch.zeros(64, 257, 1)
+    assert chunked.tile_shape(tokens, 1000, torch.float32) == (images, 512)
+    assert chunked.tile_shape(tokens, 83, torch.float32) == (16, 83)
+    assert chunked.tile_shape(tokens[:2], 0, torch.float32) == (2, 1)
+    assert chunked.tile_shape(torch.zeros(3, 5000, 1), 600, torch.float32) == (1, 512)
 
 
 def test_half_precision_is_multiplied_in_float32_without_matrix_units(

@@ -6,9 +6,11 @@ token, so both gradients are weighted sums of gathered rows, which `embedding_ba
 without holding the gathered rows.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, max_pool2d
 
 # Numbers of the gathered rows that `at` holds at once: 1 MiB in float32, which stays in cache.
 PAIRED = 2**18
@@ -26,11 +28,8 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
     compute = _product_dtype(tokens)
     values = tokens.new_empty((B, C), dtype=_value_dtype(tokens))
     indices = tokens.new_empty((B, C), dtype=torch.int64) if with_indices else None
-    images, columns = tile_shape(tokens, compute)
-    images, columns = max(1, min(images, B)), max(1, min(columns, C))
+    images, columns = tile_shape(tokens, C, compute)
     buffer = tokens.new_empty(images * T * columns, dtype=compute)
-    best = tokens.new_empty((images, columns), dtype=compute)
-    where = tokens.new_empty((images, columns), dtype=torch.int64)
     for b in range(0, B, images):
         rows = tokens[b : b + images].to(compute)
         n = rows.shape[0]
@@ -43,20 +42,8 @@ def forward(tokens: Tensor, text: Tensor, *, with_indices: bool) -> tuple[Tensor
                 torch.mm(rows, texts.to(compute).mT, out=tile.view(n * T, m))
             else:
                 torch.bmm(rows, texts[b : b + n].to(compute).mT, out=tile)
-            target = values[b : b + n, c : c + m]
-            direct = target.dtype == compute
-            out = target if direct else best[:n, :m]
-            if indices is None:
-                torch.amax(tile, dim=1, out=out)
-            else:
-                found = indices[b : b + n, c : c + m]
-                # on CUDA both results must have the same strides
-                winner = found if direct else where[:n, :m]
-                torch.max(tile, dim=1, out=(out, winner))
-                if not direct:
-                    found.copy_(winner)
-            if not direct:
-                target.copy_(out)
+            found = None if indices is None else indices[b : b + n, c : c + m]
+            _write_maxima(tile, values[b : b + n, c : c + m], found)
     return values, indices
 
 
@@ -120,19 +107,56 @@ def grad_text(grad: Tensor, indices: Tensor, tokens: Tensor, text: Tensor) -> Te
     return _weighted_sums(winners.contiguous(), tokens, grad.contiguous()).view(text.shape)
 
 
-def tile_shape(tokens: Tensor, compute: torch.dtype) -> tuple[int, int]:
-    """Return how many images and how many compositions a tile of similarities holds.
+def tile_shape(tokens: Tensor, C: int, compute: torch.dtype) -> tuple[int, int]:
+    """Return how many images and how many of C compositions a tile of similarities holds.
 
-    On a CPU about 1024 rows by 512 columns, which stays in cache and keeps the matrix product
-    at its full rate on two threads (docs/kernels.md), wider with more threads. Elsewhere 32 MiB,
-    about what the L2 cache of a data-centre GPU holds.
+    On a CPU 512 columns, wider with more threads, by as many rows as the L2 caches of two threads
+    hold, within the 1024 to 2048 that were measured (docs/kernels.md). Where there are fewer texts
+    more rows, up to 4096. Elsewhere 32 MiB, about what the L2 cache of a data-centre GPU holds.
     """
-    T = tokens.shape[1]
+    B, T, _ = tokens.shape
     if tokens.device.type == "cpu":
-        return max(1, 1024 // T), min(512 * max(1, torch.get_num_threads() // 2), 4096)
-    images = max(1, 2**15 // T)
-    rows = min(images, max(1, tokens.shape[0])) * T
-    return images, max(512, 2**25 // (rows * compute.itemsize) // 128 * 128)
+        widest = min(512 * max(1, torch.get_num_threads() // 2), 4096)
+        rows = min(max(_capabilities().get("l2_cache_size", 0) // 1024, 1024), 2048)
+        columns = max(1, min(widest, C))
+        images = round(min(rows * max(1, 512 // columns), 4096) / T)
+    else:
+        images = 2**15 // T
+        rows = max(1, min(images, B)) * T
+        columns = max(1, min(max(512, 2**25 // (rows * compute.itemsize) // 128 * 128), C))
+    return max(1, min(images, B)), columns
+
+
+def _write_maxima(tile: Tensor, values: Tensor, indices: Tensor | None) -> None:
+    """Write the maximum over the tokens of a tile `[b, T, c]`, and the first token that has it.
+
+    Args:
+        tile: the similarities.
+        values: `[b, c]`, written to, of the tile's dtype or wider.
+        indices: `[b, c]`, written to if given; on CUDA with the strides of `values`.
+    """
+    direct = values.dtype == tile.dtype
+    if indices is None:
+        values.copy_(torch.amax(tile, dim=1, out=values if direct else None))
+        return
+    # Pooling takes a third of the time of `torch.max`, which is not vectorised, but shares out
+    # images alone among the threads.
+    if tile.device.type == "cpu" and 3 * len(tile) >= torch.get_num_threads():
+        best, winner = _pooled(tile)
+    else:
+        best, winner = torch.max(tile, dim=1, out=(values, indices) if direct else None)
+    values.copy_(best)
+    indices.copy_(winner)
+
+
+def _pooled(tile: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the maximum over the tokens of a tile `[b, T, c]`, and the first token that has it."""
+    # images one pixel wide and T high, with these strides "channels last"
+    images = tile.unsqueeze(2).permute(0, 3, 1, 2)
+    best, winner = max_pool2d(images, (tile.shape[1], 1), return_indices=True)
+    if best.isnan().any():  # where there are several, pooling names the last
+        return torch.max(tile, dim=1)
+    return best.flatten(1), winner.flatten(1)
 
 
 def _value_dtype(tokens: Tensor) -> torch.dtype:
@@ -147,10 +171,13 @@ def _product_dtype(tokens: Tensor) -> torch.dtype:
     """
     if tokens.device.type != "cpu" or tokens.dtype not in (torch.bfloat16, torch.float16):
         return tokens.dtype
-    # torch.cpu.get_capabilities is not in every supported torch
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     unit = "amx_bf16" if tokens.dtype == torch.bfloat16 else "amx_fp16"
-    return tokens.dtype if capabilities.get(unit, False) else torch.float32
+    return tokens.dtype if _capabilities().get(unit, False) else torch.float32
+
+
+def _capabilities() -> dict[str, Any]:
+    """Return what PyTorch knows of this CPU: nothing where it is too old to ask."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def _flat_tokens(indices: Tensor, T: int) -> Tensor:
