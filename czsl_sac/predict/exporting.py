@@ -76,9 +76,9 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
     except RuntimeError as error:  # torch.export's own, of many lines
         why = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"the prediction of {ready.config.method.name} cannot be written as one program ({why}) "
-            "but must be, to be exported: train it without views, or choices, made for each image "
-            "anew."
+            f"the prediction of {ready.config.method.name} cannot be written as one program "
+            f"({why}) but must be, to be exported: train it without views, or choices, made for "
+            "each image anew."
         ) from error
 
     def write(temporary: Path) -> None:
