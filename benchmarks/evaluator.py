@@ -12,6 +12,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,22 +61,18 @@ class Case:
 def main(argv: list[str] | None = None) -> None:
     """Measure every size and number of threads, print the rows, and append them to the CSV."""
     options = tyro.cli(Options, args=argv, prog="python -m benchmarks evaluator")
+    evaluators: dict[str, Callable[[Case], float]] = {"ours": ours}
+    if options.peer is not None:
+        evaluators["published"] = partial(theirs, published_class(options.peer))
     rows: list[dict[str, object]] = []
     for size in options.sizes:
         case = imitate(size)
-        results: dict[str, Any] = {}
-        calls: dict[str, Callable[[], object]] = {}
-        for threads in options.threads:
-            calls[f"ours, {threads}"] = timed(ours, case, threads, results, "ours")
-            if options.peer is not None:
-                published = published_class(options.peer)
-                calls[f"published, {threads}"] = timed(
-                    lambda case: theirs(published, case),  # noqa: B023 - called in this turn
-                    case,
-                    threads,
-                    results,
-                    "published",
-                )
+        results: dict[str, float] = {}
+        calls = {
+            f"{who}, {threads}": partial(evaluate, evaluators[who], case, threads, results, who)
+            for threads in options.threads
+            for who in evaluators
+        }
         timings = interleaved(calls, rounds=options.rounds, warmup=0, label=size)
         for name, timing in timings.items():
             who, threads = name.split(", ")
@@ -114,20 +111,16 @@ def imitate(name: str) -> Case:
     return Case(space, scores, targets)
 
 
-def timed(
-    evaluate: Callable[[Case], float],
+def evaluate(
+    evaluator: Callable[[Case], float],
     case: Case,
     threads: int,
-    results: dict[str, Any],
+    results: dict[str, float],
     name: str,
-) -> Callable[[], None]:
-    """Return a call that evaluates with a number of threads and keeps the AUC."""
-
-    def call() -> None:
-        torch.set_num_threads(threads)
-        results[name] = evaluate(case)
-
-    return call
+) -> None:
+    """Evaluate with a number of threads, and keep the AUC."""
+    torch.set_num_threads(threads)
+    results[name] = evaluator(case)
 
 
 def ours(case: Case) -> float:

@@ -21,7 +21,14 @@ import tyro
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from benchmarks.measure import MIB, RESULTS, append_rows, environment, fresh_run, interleaved
+from benchmarks.measure import (
+    MIB,
+    RESULTS,
+    append_rows,
+    environment,
+    interleaved,
+    peak_extra_memory,
+)
 from benchmarks.train_step import CASES, Case, make_space
 from czsl_sac import CSP, Troika
 from czsl_sac.clip import CLIPBackbone, CLIPConfig, apply_adaptformer
@@ -76,15 +83,14 @@ def main(argv: list[str] | None = None) -> None:
             {who: step for who, (step, _) in built.items()}, rounds=options.rounds, label=name
         )
         for who, timing in timings.items():
-            peak = fresh_run(
+            peak = peak_extra_memory(
                 prepared,
-                keep_result=False,
                 who=who,
                 method=options.method,
                 peer=options.peer,
                 name=name,
                 batch=options.batch,
-            ).peak
+            )
             rows.append(
                 {
                     "method": options.method,
@@ -104,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def prepared(who: str, method: str, peer: Path, name: str, batch: int) -> Callable[[], object]:
-    """Return one step, for a process whose peak memory is read; a first one has run."""
+    """Return one step, for a process whose peak memory is read: gradients and moments count."""
     case = CASES[name]
     ours = who == "ours"
     step, _ = our_step(method, case, batch) if ours else their_step(method, peer, case, batch)
@@ -121,7 +127,7 @@ def our_step(method: str, case: Case, batch: int) -> tuple[Callable[[], object],
     if method == "csp":
         model = CSP(backbone, space, alignment="cls", prompt_dropout=PROMPT_DROPOUT).train()
     else:
-        apply_adaptformer(backbone.visual)
+        apply_adaptformer(backbone.visual, bottleneck=ADAPTER)
         model = Troika(
             backbone,
             space,
@@ -202,7 +208,7 @@ def _published_csp(case: Case, batch: int) -> tuple[Callable[[], object], int]:
 
 
 def finish(trained: list[nn.Parameter], loss: Callable[[], Tensor]) -> tuple[Any, int]:
-    """Return forward, backward and Adam's step as one call that has run once, and a count."""
+    """Return forward, backward and Adam's step as one call, and a count of parameters."""
     optimizer = torch.optim.Adam(trained, lr=1e-6)
 
     def step() -> None:
@@ -210,7 +216,6 @@ def finish(trained: list[nn.Parameter], loss: Callable[[], Tensor]) -> tuple[Any
         loss().backward()
         optimizer.step()
 
-    step()
     return step, sum(weights.numel() for weights in trained)
 
 
