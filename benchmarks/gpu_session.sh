@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every number that needs a GPU, in a quarter of an hour of a card.
+# Every number that needs a GPU, in half an hour of a card.
 #
 #     benchmarks/gpu_session.sh FOLDER [PART ...]
 #
@@ -32,14 +32,24 @@ if [ -n "${QUICK:-}" ]; then
     max=(--shapes ut-zappos --rounds 1 --implementations "eager max" chunked)
     auto=(--rounds 1) bank=(--case closed --rounds 1)
     text=(--case ut-zappos --quantity time --mode forward) step=(--help)
+    files=(--files 4 --batch 1 --steps 1 --warmup 1 --precision float32)
 else
     max=(--rounds 25) auto=() bank=()
-    text=(--case cgqa --quantity time --rounds 3) step=()
+    text=(--case cgqa --quantity time --rounds 3) step=() files=()
 fi
 
 part() {
     case $1 in
-        tests) run tests 180 python3 -m pytest -q -m gpu tests/test_patch_max_gpu.py ;;
+        tests) run tests 180 python3 -m pytest -q -m gpu \
+            tests/test_patch_max_gpu.py tests/test_prefix_trees.py ;;
+        counters)
+            run counters 120 ncu --clock-control none --target-processes all -c 12 \
+                -k "regex:(forward|token|grad|order)_kernel" \
+                --section SpeedOfLight --section MemoryWorkloadAnalysis --section Occupancy \
+                --section LaunchStats python3 -m benchmarks patch_max --device cuda \
+                --shapes cgqa --rounds 1 --implementations triton --csv "$folder/profiled.csv"
+            ;;
+        train_files) bench train_files 200 train_files "${files[@]}" ;;
         patch_max) bench patch_max 240 patch_max "${max[@]}" ;;
         patch_max_float32)
             for dtype in float32 TF32; do
@@ -66,7 +76,7 @@ part() {
     esac
 }
 if [ $# -eq 0 ]; then
-    set -- tests patch_max patch_max_float32 patch_max_auto memory_bank text_tower train_step \
-        train_step_compiled
+    set -- tests patch_max patch_max_float32 patch_max_auto counters memory_bank text_tower \
+        train_step train_step_compiled train_files
 fi
 for name in "$@"; do part "$name"; done

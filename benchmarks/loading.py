@@ -109,6 +109,12 @@ def measure(paths: list[Path], size: str, rounds: int) -> list[dict[str, object]
 
 def published(paths: list[Path], augment: bool) -> Tensor:
     """Read a batch as the published loaders do."""
+    transform = published_transform(augment)
+    return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+
+
+def published_transform(augment: bool) -> Callable[[Image.Image], Tensor]:
+    """Return what the published loaders make of an image."""
     from torchvision import transforms
 
     random = [
@@ -116,7 +122,7 @@ def published(paths: list[Path], augment: bool) -> Tensor:
         transforms.RandomPerspective(),
         transforms.RandomRotation(5),
     ]
-    composed = transforms.Compose(
+    composed: Callable[[Image.Image], Tensor] = transforms.Compose(
         [
             transforms.Resize(SIZE, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(SIZE),
@@ -125,7 +131,7 @@ def published(paths: list[Path], augment: bool) -> Tensor:
             transforms.Normalize(OPENAI_MEAN, OPENAI_STD),
         ]
     )
-    return torch.stack([composed(Image.open(path).convert("RGB")) for path in paths])
+    return composed
 
 
 def stacked(paths: list[Path], transform: ImageTransform) -> Tensor:

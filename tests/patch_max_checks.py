@@ -1,19 +1,27 @@
 """What the tests of `patch_max` compare with: loops, float64 and eager PyTorch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from czsl_sac.kernels import patch_max
+from czsl_sac.blocks import PatchMaxAligner
+from czsl_sac.kernels import patch_max, patch_max_values
 
 IMPLS = ("reference", "chunked")
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float64, torch.float32, *HALF)
 # What rounding adds beyond eager's own error: sums of another order, the result's own dtype.
 SLACK = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+FUNCTIONS = {
+    "patch_max": lambda tokens, text, impl: patch_max(tokens, text, impl=impl)[0],
+    "patch_max_values": lambda tokens, text, impl: patch_max_values(tokens, text, impl=impl),
+    "aligner": lambda tokens, text, impl: PatchMaxAligner(1.0, impl=impl)(tokens, text),
+}
+DERIVATIVES = ("dual", "jvp", "grad", "vmap of grad", "jacfwd", "jacrev", "hessian", "third")
 
 
 def loops(tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,3 +102,38 @@ def operators() -> Iterator[list[str]]:
 
     with Recorder():
         yield names
+
+
+def derivatives(
+    tokens: Tensor, text: Tensor, impl: str, name: str
+) -> dict[str, Callable[[], object]]:
+    """Derivatives in tokens and text of the values, or of a number made of them."""
+    both = (tokens, text)
+    moves = (torch.cos(tokens), torch.sin(text))
+
+    def values(tokens: Tensor, text: Tensor) -> Tensor:
+        return FUNCTIONS[name](tokens, text, impl)
+
+    def number(tokens: Tensor, text: Tensor) -> Tensor:
+        return values(tokens, text).pow(3).sum()
+
+    def dual() -> Tensor:
+        with forward_ad.dual_level():
+            made = (forward_ad.make_dual(*pair) for pair in zip(both, moves, strict=True))
+            return forward_ad.unpack_dual(values(*made)).tangent
+
+    def each(image: Tensor, text: Tensor) -> Tensor:
+        return number(image.unsqueeze(0), text)
+
+    func, at = torch.func, (0, 1)
+    of_one, where = (text.unsqueeze(1), 0) if text.dim() == 3 else (text, None)
+    return {
+        "dual": dual,
+        "jvp": lambda: func.jvp(values, both, moves)[1],
+        "grad": lambda: func.grad(number, at)(*both),
+        "vmap of grad": lambda: torch.vmap(func.grad(each, at), (0, where))(tokens, of_one),
+        "jacfwd": lambda: func.jacfwd(values, at)(*both),
+        "jacrev": lambda: func.jacrev(values, at)(*both),
+        "hessian": lambda: func.hessian(number, at)(*both),
+        "third": lambda: func.jacrev(func.jacfwd(func.grad(number)), 1)(*both),
+    }

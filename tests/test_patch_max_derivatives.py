@@ -1,26 +1,18 @@
 """Every derivative of `patch_max` that torch can take, by every `impl`, against the reference."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from patch_max_checks import inputs, operators
+from patch_max_checks import DERIVATIVES, FUNCTIONS, derivatives, inputs, operators
 from torch import Tensor
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from czsl_sac.blocks import PatchMaxAligner
-from czsl_sac.kernels import chunked, patch_max, patch_max_values
-
-FUNCTIONS = {
-    "patch_max": lambda tokens, text, impl: patch_max(tokens, text, impl=impl)[0],
-    "patch_max_values": lambda tokens, text, impl: patch_max_values(tokens, text, impl=impl),
-    "aligner": lambda tokens, text, impl: PatchMaxAligner(1.0, impl=impl)(tokens, text),
-}
-WAYS = ("dual", "jvp", "grad", "vmap of grad", "jacfwd", "jacrev", "hessian", "third")
+from czsl_sac.kernels import chunked, patch_max
 
 
 @pytest.fixture
@@ -29,51 +21,18 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("czsl_sac.kernels.dispatch.SMALL", {})
 
 
-def taken_by(tokens: Tensor, text: Tensor, impl: str, name: str) -> dict[str, Callable[[], object]]:
-    """Derivatives in tokens and text of the values, or of a number made of them."""
-    both = (tokens, text)
-    moves = (torch.cos(tokens), torch.sin(text))
-
-    def values(tokens: Tensor, text: Tensor) -> Tensor:
-        return FUNCTIONS[name](tokens, text, impl)
-
-    def number(tokens: Tensor, text: Tensor) -> Tensor:
-        return values(tokens, text).pow(3).sum()
-
-    def dual() -> Tensor:
-        with forward_ad.dual_level():
-            made = (forward_ad.make_dual(*pair) for pair in zip(both, moves, strict=True))
-            return forward_ad.unpack_dual(values(*made)).tangent
-
-    def each(image: Tensor, text: Tensor) -> Tensor:
-        return number(image.unsqueeze(0), text)
-
-    func, at = torch.func, (0, 1)
-    of_one, where = (text.unsqueeze(1), 0) if text.dim() == 3 else (text, None)
-    return {
-        "dual": dual,
-        "jvp": lambda: func.jvp(values, both, moves)[1],
-        "grad": lambda: func.grad(number, at)(*both),
-        "vmap of grad": lambda: torch.vmap(func.grad(each, at), (0, where))(tokens, of_one),
-        "jacfwd": lambda: func.jacfwd(values, at)(*both),
-        "jacrev": lambda: func.jacrev(values, at)(*both),
-        "hessian": lambda: func.hessian(number, at)(*both),
-        "third": lambda: func.jacrev(func.jacfwd(func.grad(number)), 1)(*both),
-    }
-
-
 @pytest.mark.usefixtures("nothing_is_small")
 @pytest.mark.parametrize("per_image", [False, True])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", DERIVATIVES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_torch_func_and_forward_mode(name: str, way: str, per_image: bool) -> None:
     tokens, text, _ = inputs(2, 4, 3, 3, torch.float64, per_image)
-    exact = taken_by(tokens, text, "reference", name)[way]()
+    exact = derivatives(tokens, text, "reference", name)[way]()
     assert all(x.any() for x in tree_leaves(exact))
     for impl in ("auto", "chunked"):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # of a batch taken one by one
-            torch.testing.assert_close(taken_by(tokens, text, impl, name)[way](), exact)
+            torch.testing.assert_close(derivatives(tokens, text, impl, name)[way](), exact)
 
 
 @pytest.mark.parametrize("per_image", [False, True])

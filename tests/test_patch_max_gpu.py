@@ -2,8 +2,15 @@
 
 import pytest
 import torch
-from patch_max_checks import assert_no_worse_than_eager, inputs, operators, run
-from torch import Tensor
+from patch_max_checks import (
+    DERIVATIVES,
+    FUNCTIONS,
+    assert_no_worse_than_eager,
+    derivatives,
+    inputs,
+    operators,
+    run,
+)
 
 from czsl_sac.kernels import patch_max, patch_max_values
 from czsl_sac.kernels.library import implementation
@@ -59,17 +66,15 @@ def test_ties_and_nan(impl: str) -> None:
 
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("impl", ["auto", "chunked", "triton"])
-def test_other_derivatives(impl: str, per_image: bool) -> None:
-    tokens, text, _ = (x.cuda() for x in inputs(3, 60, 40, 32, torch.float32, per_image))
-
-    def taken(impl: str) -> tuple:
-        def number(tokens: Tensor, text: Tensor) -> Tensor:
-            return patch_max_values(tokens, text, impl=impl).square().sum()
-
-        gradients = torch.func.grad(number, (0, 1))
-        return torch.func.jvp(gradients, (tokens, text), (tokens, text))
-
-    torch.testing.assert_close(taken(impl), taken("reference"), rtol=1e-4, atol=1e-2)
+@pytest.mark.parametrize("way", DERIVATIVES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_other_derivatives(name: str, way: str, impl: str, per_image: bool) -> None:
+    tokens, text, _ = (x.cuda() for x in inputs(2, 6, 4, 16, torch.float32, per_image))
+    exact = derivatives(tokens, text, "reference", name)[way]()
+    # The same sums in another order, of up to three derivatives of a cube.
+    torch.testing.assert_close(
+        derivatives(tokens, text, impl, name)[way](), exact, rtol=1e-4, atol=1e-2
+    )
 
 
 def test_views_that_tensor_descriptors_cannot_load() -> None:
