@@ -97,7 +97,9 @@ def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
             "device: move one of them."
         )
     device = tokens.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # torch knows no autocast of "meta" and refuses to be asked; before 2.13 its own way to ask
+    # first, `is_autocast_available`, is nothing that torch.compile can trace.
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         # float64 stays, as in the matrix product under autocast
         if tokens.dtype in DTYPES and tokens.dtype != torch.float64:
