@@ -306,13 +306,15 @@ class EntropyMemoryBank(nn.Module):
         self.num_seen = torch.zeros_like(self.num_seen)
 
     def extra_repr(self) -> str:
+        # torch.export of torch 2.11 prints a module that it traces, whose samples have no values.
+        samples = "traced" if is_exporting() else self.num_samples
         return (
             f"compositions={self.text.shape[0]}, dim={self.text.shape[1]}, "
             f"capacity={self.capacity}, "
             f"retrieval_temperature={temperature_number(self.retrieval_temperature):g}, "
             f"temperature={temperature_number(self.temperature):g}, text_slot={self.text_slot!r}, "
             f"empty_slots={self.empty_slots!r}, normalize_prototypes={self.normalize_prototypes}, "
-            f"samples={self.num_samples}"
+            f"samples={samples}"
         )
 
     def _logits(self, query: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ class VisionTower(nn.Module):
             >>> first[:, 0].shape, tower.project(last).shape
             (torch.Size([3, 24]), torch.Size([3, 17, 16]))
         """
-        blocks = cast(Sequence[ResidualAttentionBlock], self.transformer.resblocks)
+        blocks = cast("Sequence[ResidualAttentionBlock]", self.transformer.resblocks)
         wanted = choose_layers(range(len(blocks)), layers, "blocks", self)
         first = self.first_block if images.dim() == 3 else 0
         if wanted[0] < first:

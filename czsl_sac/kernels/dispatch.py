@@ -15,6 +15,7 @@ from czsl_sac.kernels.derivatives import is_transformed, maximum
 from czsl_sac.kernels.library import TENSOR_CORE_DTYPES
 
 Impl = Literal["auto", "reference", "chunked", "triton"]
+_IMPLS: tuple[str, ...] = get_args(Impl)  # here, for torch.compile of torch 2.6 cannot trace it
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -89,7 +90,7 @@ def patch_max_values(tokens: Tensor, text: Tensor, *, impl: Impl = "auto") -> Te
 
 def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
     """Check what the user passed and return the inputs in the dtype to compute in."""
-    check_choice("impl", impl, get_args(Impl))
+    check_choice("impl", impl, _IMPLS)
     check_tokens_and_text(tokens, text)
     if tokens.device != text.device:
         raise ValueError(
