@@ -4,8 +4,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["adam_options", "copies_overlap", "loader_options"]
-
 
 def copies_overlap(device: torch.device) -> bool:
     """Tell whether the device computes while a batch is copied to it.

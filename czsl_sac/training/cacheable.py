@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from czsl_sac.training.config import TrainConfig
 
-__all__ = ["check_cacheable"]
-
 
 def check_cacheable(config: "TrainConfig") -> None:
     """Refuse a feature cache for a run whose features differ from epoch to epoch.

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from czsl_sac.methods.base import CZSLMethod
 
-__all__ = ["check_compiler", "compile_parts"]
-
 
 def check_compiler(device: torch.device) -> None:
     """Compile two operations, so that a machine that cannot says so before anything is written.
