@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from czsl_sac.data.images import ImageDataset, PixelDataset
 from czsl_sac.training.by_device import loader_options
 
-
 MOST_WORKERS = 8
 
 
