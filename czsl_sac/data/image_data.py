@@ -110,9 +110,6 @@ class ImageData:
     def candidates(self, name: SplitName) -> Tensor:
         """Return the compositions of a split or of the training split, `[C]` bool.
 
-        Args:
-            name: `"train"`, `"val"` or `"test"`.
-
         Raises:
             ValueError: there is no such split.
         """

@@ -172,9 +172,6 @@ class CZSLResult:
     def from_dict(cls, values: Mapping[str, Any]) -> "CZSLResult":
         """Return the result that `to_dict(details=True)` described.
 
-        Args:
-            values: of JSON types.
-
         Raises:
             KeyError: a value is missing.
             TypeError: there is an unknown one.

@@ -133,13 +133,7 @@ class Scenes:
         return SceneDataset(self, _STREAMS[name], targets, augment=augment)
 
     def candidates(self, name: SplitName) -> Tensor:
-        """Return the compositions of a split or of the training split: the closed world.
-
-        Args:
-            name: "train", "val" or "test".
-
-        Returns:
-            `[C]` bool.
+        """Return those of a split and of the training split, `[C]` bool: the closed world.
 
         Raises:
             ValueError: there is no such split.
