@@ -293,8 +293,6 @@ def _pairs(pairs: Iterable[Sequence[str]], argument: str) -> tuple[Pair, ...]:
 
 
 def _no_repeats(items: tuple[Any, ...], argument: str) -> None:
-    if len(set(items)) == len(items):
-        return
     known = set()
     for item in items:
         if item in known:
