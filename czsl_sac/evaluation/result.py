@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 World = Literal["closed", "open"]
 
 COLUMNS = {
-    **{"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"},
-    **{"attribute": "attribute", "object": "object"},
+    "S": "seen",
+    "U": "unseen",
+    "HM": "hm",
+    "AUC": "auc",
+    "attribute": "attribute",
+    "object": "object",
 }
 """Column of a table: field of a result."""
 
