@@ -97,16 +97,18 @@ __all__ = [
 # Module of every name above; a test holds this table and the imports for type checkers equal.
 _MODULES = {
     "clip": (
-        *(
-            "CLIPBackbone",
-            "SoftPrompts",
-            "TextTower",
-            "apply_adaptformer",
-            "apply_lora",
-            "from_open_clip",
-        ),
-        *("from_transformers", "load_adapter", "load_backbone", "merged_state_dict"),
-        *("save_adapter", "store_frozen"),
+        "CLIPBackbone",
+        "SoftPrompts",
+        "TextTower",
+        "apply_adaptformer",
+        "apply_lora",
+        "from_open_clip",
+        "from_transformers",
+        "load_adapter",
+        "load_backbone",
+        "merged_state_dict",
+        "save_adapter",
+        "store_frozen",
     ),
     "data": ("Scenes",),
     "evaluation": ("CZSLEvaluator", "CZSLResult", "modality_gap_l2", "relative_modality_gap"),

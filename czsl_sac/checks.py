@@ -6,12 +6,7 @@ from pathlib import Path
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Refuse a value that is none of the choices.
-
-    Args:
-        name: what the message calls the value.
-        value: what was given.
-        choices: what is allowed.
+    """Refuse a value that is none of the choices; the message calls it by `name`.
 
     Raises:
         ValueError: the value is none of them.
@@ -30,11 +25,7 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 
 def check_not_folder(name: str, path: Path | None) -> None:
-    """Refuse a folder where a file is to be written.
-
-    Args:
-        name: what the message calls the path.
-        path: what was given; None is left to its default.
+    """Refuse a folder where a file is to be written; None is left to its default.
 
     Raises:
         ValueError: the path is a folder.
@@ -93,12 +84,7 @@ def check_range(
 
 
 def check_ranges(options: object, *names: str, **bounds: float) -> None:
-    """Refuse options outside the same bounds.
-
-    Args:
-        options: an object that has them.
-        *names: of the options.
-        **bounds: as for `check_range`.
+    """Refuse those of an object's options, by name, that are outside bounds as of `check_range`.
 
     Raises:
         ValueError: a bound is broken.

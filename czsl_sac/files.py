@@ -98,11 +98,7 @@ def save_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """Read JSON.
-
-    Args:
-        path: the file.
-        remedy: what to do if it cannot be read, for the message.
+    """Read JSON; where that cannot be done, the message ends with the remedy.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -109,10 +109,6 @@ def typed(value: Any, annotation: Any) -> Any:
     TOML has no null, so that `"None"` stands for it where a field may be None, as on the command
     line. Whether the value fits is for `check_types` to say.
 
-    Args:
-        value: of JSON types.
-        annotation: of the field.
-
     Examples:
         >>> typed([1, 2], tuple[int, ...] | None), typed("None", int | None), typed("None", str)
         ((1, 2), None, 'None')

@@ -162,10 +162,6 @@ class CompositionSpace:
     def index(self, attribute: str, object: str) -> int:
         """Return the column of a composition.
 
-        Args:
-            attribute: its attribute.
-            object: its object.
-
         Raises:
             ValueError: the space does not hold this composition.
         """
@@ -214,9 +210,6 @@ class CompositionSpace:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "CompositionSpace":
         """Make the space that `to_dict` described.
-
-        Args:
-            state: what `to_dict` returned.
 
         Raises:
             ValueError: an entry is missing or an index is out of range.
@@ -300,8 +293,6 @@ def _pairs(pairs: Iterable[Sequence[str]], argument: str) -> tuple[Pair, ...]:
 
 
 def _no_repeats(items: tuple[Any, ...], argument: str) -> None:
-    if len(set(items)) == len(items):
-        return
     known = set()
     for item in items:
         if item in known:

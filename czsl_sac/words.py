@@ -4,12 +4,7 @@ from collections.abc import Sequence
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun.
-
-    Args:
-        number: how many.
-        noun: for one.
-        plural: for any other number; by default with an s at the end.
+    """Return a number with its noun, whose plural ends in s unless it is given.
 
     Examples:
         >>> counted(1, "image"), counted(2, "image"), counted(0, "kind of fault", "kinds of fault")
@@ -20,10 +15,6 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def some(items: Sequence[str], limit: int = 3) -> str:
     """Return the first few items as a sentence tells them, all characters made visible.
-
-    Args:
-        items: what is told.
-        limit: at most so many are named.
 
     Examples:
         >>> some(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], limit=2)

@@ -78,7 +78,13 @@ class ImageData:
         self.exif: Exif = exif
         self._look = ImageTransform(image_size, mean, std, reader=image_reader)
         paths = [entry.image for entry in listing.entries]
-        self._warn_of_outside(outside(paths))
+        far = outside(paths)
+        if far:
+            warnings.warn(
+                f"images of {visible(self.source)} outside its folder are read ({len(far)}): "
+                f"{some(far)}",
+                stacklevel=3,
+            )
         self.skipped = self._bad_images(paths) if on_bad_image == "skip" else {}
         items = {
             split: [e for e in listing.entries if e.split == split and e.image not in self.skipped]
@@ -110,9 +116,6 @@ class ImageData:
     def candidates(self, name: SplitName) -> Tensor:
         """Return the compositions of a split or of the training split, `[C]` bool.
 
-        Args:
-            name: `"train"`, `"val"` or `"test"`.
-
         Raises:
             ValueError: there is no such split.
         """
@@ -134,14 +137,6 @@ class ImageData:
                 stacklevel=4,
             )
         return bad
-
-    def _warn_of_outside(self, paths: Sequence[str]) -> None:
-        if paths:
-            warnings.warn(
-                f"images of {visible(self.source)} outside its folder are read ({len(paths)}): "
-                f"{some(paths)}",
-                stacklevel=4,
-            )
 
     def _check_items(self, items: Mapping[SplitName, Sequence[Entry]]) -> None:
         source, seen = visible(self.source), set(self.pairs["train"])

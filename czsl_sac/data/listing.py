@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from czsl_sac.space import Pair
 
 IMAGE_SUFFIXES = {
-    **{".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"},
-    **{".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF"},
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
 }
 """Suffixes of image files, in lower case, and Pillow's name of their format."""
 

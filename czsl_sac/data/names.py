@@ -60,10 +60,6 @@ def read_alike(pairs: Iterable["Pair"]) -> list[str]:
 def refuse_read_alike(pairs: Iterable["Pair"], source: Path) -> None:
     """Refuse compositions whose names end in the same prompt: no method could tell them apart.
 
-    Args:
-        pairs: compositions.
-        source: where they come from.
-
     Raises:
         ValueError: two names are read alike.
     """

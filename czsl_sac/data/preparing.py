@@ -10,6 +10,7 @@ from typing import Any
 
 from czsl_sac.checks import check_choice
 from czsl_sac.data.counts import TAB7_COUNTS
+from czsl_sac.data.protocol import SPLITS
 from czsl_sac.data.sources.paths import outside
 from czsl_sac.data.sources.standard import METADATA, PAIR_LISTS, read_records
 from czsl_sac.files import write_bytes
@@ -80,7 +81,7 @@ def prepare(name: str, root: Path, *, splits: Path | None = None) -> Iterator[st
 
 def _take_lists(name: str, root: Path, archive: Path) -> list[str]:
     """Copy pair lists and metadata of a data set out of the archive; nothing else is unpacked."""
-    wanted = [METADATA, *(f"{PAIR_LISTS}/{split}_pairs.txt" for split in ("train", "val", "test"))]
+    wanted = [METADATA, *(f"{PAIR_LISTS}/{split}_pairs.txt" for split in SPLITS)]
     taken = []
     try:
         with tarfile.open(archive) as members:

@@ -34,18 +34,13 @@ class CZSLData(Protocol):
     def split(self, name: SplitName, *, augment: bool = False) -> "Dataset[tuple[Tensor, int]]":
         """Return the items of a split, each (image `[3, H, W]` float32, normalised; target).
 
-        Args:
-            name: which split.
-            augment: draw random variations of the images, for training.
+        With `augment`, the images vary at random, for training.
         """
 
     def candidates(self, name: SplitName) -> "Tensor":
         """Return the compositions that a prediction on a split may name, `[C]` bool.
 
         In the closed world: those of the split and those of the training split.
-
-        Args:
-            name: which split.
         """
 
 

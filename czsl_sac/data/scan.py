@@ -67,11 +67,7 @@ def scan_images(
 
 
 def hashes_of(facts: Sequence[ImageFacts]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    """Return the hashes `[n]` and thumbnails `[n, 192]` of images, by which duplicates are found.
-
-    Args:
-        facts: of a scan with hashes; of images that could be read.
-    """
+    """Return hashes `[n]` and thumbnails `[n, 192]` of images that a scan could read and hash."""
     hashes = np.array([fact.hash for fact in facts], dtype=np.uint64)
     thumbnails = np.frombuffer(b"".join(fact.thumbnail for fact in facts), dtype=np.uint8)
     return hashes, thumbnails.reshape(len(facts), THUMBNAIL_BYTES)

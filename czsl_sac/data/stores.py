@@ -32,11 +32,7 @@ class ImageStore(Protocol):
 
 
 def image_in(folder: Path | ImageStore, name: str) -> StoredImage | Path:
-    """Return the image of a name, to be opened.
-
-    Args:
-        folder: where images are kept.
-        name: path below the folder, or name in the store.
+    """Return the image of a name, to be opened: of a path below a folder, or a name in a store.
 
     Examples:
         >>> image_in(Path("photos"), "ripe_apple/1.jpg").as_posix()

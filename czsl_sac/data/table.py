@@ -28,24 +28,18 @@ class ImageTable(ImageData):
     """
 
     def __init__(self, source: Path | HubSource, **look: Any) -> None:
-        hub = isinstance(source, HubSource)
-        listing = read_hub(source) if isinstance(source, HubSource) else read_listing(source)
+        if isinstance(source, HubSource):
+            listing, name = read_hub(source), source.name
+            remedy = "write a table, and pass it as --data-root, or name a --split-column."
+        else:
+            listing, path = read_listing(source), Path(source)
+            name = path.resolve().name if path.is_dir() else path.stem
+            remedy = "decide, or add a column split to a table."
         listing.require_sound()
         if not listing.has_splits:
             told = visible(listing.source)
-            remedy = (
-                "write a table, and pass it as --data-root, or name a --split-column."
-                if hub
-                else "decide, or add a column split to a table."
-            )
             raise ValueError(
                 f"{told} does not say which images are for training, validation and test: let "
                 f"czsl-sac split {told} {remedy}"
             )
-        super().__init__(listing, name=_name(source), **look)
-
-
-def _name(source: Path | HubSource) -> str:
-    if isinstance(source, HubSource):
-        return source.name
-    return Path(source).resolve().name if Path(source).is_dir() else Path(source).stem
+        super().__init__(listing, name=name, **look)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from czsl_sac.checks import check_choice
 from czsl_sac.deprecation import keyword_options
+from czsl_sac.evaluation.modality_gap import unit_rows
 from czsl_sac.space import CompositionSpace
 
 InfeasibleRule = Literal["exclude", "legacy"]
@@ -194,15 +195,7 @@ def _similarities(features: Tensor, count: int, kind: str) -> Tensor:
             f"{kind}_features has shape {list(features.shape)} but must be [{count}, E]: give one "
             f"row for each of space.{kind}s."
         )
-    features = features.detach().cpu().double()
-    norms = features.norm(dim=1, keepdim=True)
-    wrong = ~((norms > 0) & norms.isfinite())
-    if bool(wrong.any()):
-        raise ValueError(
-            f"{kind}_features row {int(wrong.nonzero()[0, 0])} is zero or not finite but must have "
-            "a direction: look at what made it."
-        )
-    features = features / norms
+    features = unit_rows(features.cpu().double(), f"{kind}_features")
     return (features @ features.T).fill_diagonal_(-torch.inf)
 
 

@@ -69,7 +69,7 @@ class ModalityGap:
             ValueError: shapes that do not fit, a row outside the texts, a zero or non-finite
                 vector.
         """
-        image = _unit(image_features, "image_features")
+        image = unit_rows(image_features, "image_features")
         if image.shape[1] != self._text.shape[1]:
             raise ValueError(
                 f"image_features has D = {image.shape[1]} but must have {self._text.shape[1]} as "
@@ -91,7 +91,7 @@ class ModalityGap:
                 "text_features."
             )
         self._image_sum += image.sum(0)
-        text = _unit(self._text[match.to(self._text.device)], "text_features")
+        text = unit_rows(self._text[match.to(self._text.device)], "text_features")
         self._match_sum += (image * text).sum()
         self._images += len(image)
 
@@ -197,13 +197,14 @@ def modality_gap_l2(image_features: Tensor, text_features: Tensor) -> float:
 def _unit_sum(features: Tensor, argument: str) -> Tensor:
     """Return the sum of all unit rows, `[D]`, some rows at a time."""
     first, *others = features.split(_ROWS)
-    total = _unit(first, argument).sum(0)
+    total = unit_rows(first, argument).sum(0)
     for number, rows in enumerate(others, start=1):
-        total += _unit(rows, argument, number * _ROWS).sum(0)
+        total += unit_rows(rows, argument, number * _ROWS).sum(0)
     return total
 
 
-def _unit(features: Tensor, argument: str, start: int = 0) -> Tensor:
+def unit_rows(features: Tensor, argument: str, start: int = 0) -> Tensor:
+    """Return `[N, D]` rows of length 1 in float64 on the CPU; `start` counts rows before these."""
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
             f"{argument} is {features.dtype} of shape {list(features.shape)} but must be floating "

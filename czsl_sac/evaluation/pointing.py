@@ -128,11 +128,7 @@ class Pointing:
         return self._sums.clone()
 
     def load_state(self, state: Tensor) -> None:
-        """Replace the sums by those that `state` returned, possibly added up.
-
-        Args:
-            state: `[4]`.
-        """
+        """Replace the sums by those that `state` returned, `[4]`, possibly added up."""
         self._sums = state.detach().cpu().double()
 
 

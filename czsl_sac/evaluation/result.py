@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 World = Literal["closed", "open"]
 
 COLUMNS = {
-    **{"S": "seen", "U": "unseen", "HM": "hm", "AUC": "auc"},
-    **{"attribute": "attribute", "object": "object"},
+    "S": "seen",
+    "U": "unseen",
+    "HM": "hm",
+    "AUC": "auc",
+    "attribute": "attribute",
+    "object": "object",
 }
 """Column of a table: field of a result."""
 
@@ -171,9 +175,6 @@ class CZSLResult:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CZSLResult":
         """Return the result that `to_dict(details=True)` described.
-
-        Args:
-            values: of JSON types.
 
         Raises:
             KeyError: a value is missing.

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from czsl_sac.data.checks.files import check_files
-from czsl_sac.data.checks.names import check_names
 from czsl_sac.data.checks.overlap import check_overlap
-from czsl_sac.data.checks.pairs import check_counts, check_coverage, check_lists
+from czsl_sac.data.checks.pairs import check_counts, check_coverage, check_lists, check_names
 from czsl_sac.data.listing import NO_IMAGE, Listing, Problem
 from czsl_sac.data.near_duplicates import MAX_DISTANCE
 from czsl_sac.data.protocol import SplitName

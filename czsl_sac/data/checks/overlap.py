@@ -16,10 +16,7 @@ def check_overlap(
 ) -> Iterator[Problem]:
     """Yield what lets a result be tested on images that were trained on.
 
-    Args:
-        entries: images with their split.
-        facts: what a scan found out about each of them.
-        max_distance: differing bits up to which two images can be near-duplicates; None: no search.
+    Near-duplicates differ in at most `max_distance` bits; None leaves their search out.
     """
     splits: dict[str, set[str]] = defaultdict(set)
     for entry in entries:

@@ -82,33 +82,18 @@ class SceneDataset(Dataset[tuple[Tensor, int]]):
 
         Features that are cached on disk are known again by it.
         """
-        scenes = self._scenes
-        look = f"{DRAWING} {scenes!r} {scenes.mean} {scenes.std} {self._stream}"
-        digest = sha256(look.encode())
-        digest.update(str(self.targets.tolist()).encode())
-        return digest.hexdigest()
+        return self._digest(f"{self._scenes!r} {self._scenes.mean} {self._scenes.std}")
 
     def identity(self) -> str:
         """Return a checksum of the images and labels, whatever a backbone makes of them."""
-        scenes = self._scenes
-        digest = sha256(f"{DRAWING} {scenes!r} {self._stream}".encode())
-        digest.update(str(self.targets.tolist()).encode())
-        return digest.hexdigest()
+        return self._digest(repr(self._scenes))
 
     def masks(self, indices: Sequence[int]) -> Tensor:
-        """Return where the labelled objects are, before augmentation: `[B, H, W]` bool.
-
-        Args:
-            indices: of the items.
-        """
+        """Return where the labelled objects are, before augmentation: `[B, H, W]` bool."""
         return self._draw(torch.as_tensor(indices)).masks > 0.5
 
     def small_objects(self, indices: Sequence[int]) -> SmallObjects:
-        """Return what the small objects are and where they show, before augmentation.
-
-        Args:
-            indices: of the items.
-        """
+        """Return what the small objects are and where they show, before augmentation."""
         chosen = torch.as_tensor(indices)
         owners = self._draw(chosen).owners
         numbers = torch.arange(2, 2 + MAX_DISTRACTORS)[:, None, None]
@@ -119,6 +104,10 @@ class SceneDataset(Dataset[tuple[Tensor, int]]):
         if self._scenes.context == "foreign":
             nameless = torch.ones_like(nameless)
         return SmallObjects(compositions.masked_fill(nameless, -1), masks)
+
+    def _digest(self, look: str) -> str:
+        told = f"{DRAWING} {look} {self._stream}{self.targets.tolist()}"
+        return sha256(told.encode()).hexdigest()
 
     def _draw(self, indices: Tensor) -> Scene:
         return self._scenes.draw(self._stream, indices, self.targets[indices])

@@ -12,11 +12,20 @@ from torch import Tensor
 
 from czsl_sac.checks import check_choice, check_range
 from czsl_sac.data.protocol import SPLITS, SplitName
-from czsl_sac.data.scenes.compositions import OBJECTS, Pair, distractor_table, split_pairs
-from czsl_sac.data.scenes.drawing import MAX_DISTRACTORS, Scene, Uniforms, draw_scenes, scene_keys
+from czsl_sac.data.scenes.drawing import (
+    ATTRIBUTES,
+    MAX_DISTRACTORS,
+    Scene,
+    Uniforms,
+    draw_scenes,
+    scene_keys,
+)
 from czsl_sac.data.scenes.items import SceneDataset
-from czsl_sac.data.scenes.shapes import FOREIGN_OUTLINES
-from czsl_sac.space import CompositionSpace
+from czsl_sac.data.scenes.shapes import FOREIGN_OUTLINES, OUTLINES
+from czsl_sac.space import CompositionSpace, Pair
+
+OBJECTS: tuple[str, ...] = tuple(OUTLINES)
+"""The scenes' objects, in the order in which `draw_scenes` counts them."""
 
 SCENES_MEAN = (0.5, 0.5, 0.5)
 SCENES_STD = (0.25, 0.25, 0.25)
@@ -104,9 +113,9 @@ class Scenes:
         self.keep = keep
         self.mean = mean
         self.std = std
-        self.pairs = split_pairs(split_seed)
+        self.pairs = _split_pairs(split_seed)
         self.space = CompositionSpace.closed_world(*self.pairs.values())
-        self._allowed = distractor_table(self.space)
+        self._allowed = _distractor_table(self.space)
 
     def split(self, name: SplitName, *, augment: bool = False) -> SceneDataset:
         """Return the items of a split; the compositions take turns in it.
@@ -124,13 +133,7 @@ class Scenes:
         return SceneDataset(self, _STREAMS[name], targets, augment=augment)
 
     def candidates(self, name: SplitName) -> Tensor:
-        """Return the compositions of a split or of the training split: the closed world.
-
-        Args:
-            name: "train", "val" or "test".
-
-        Returns:
-            `[C]` bool.
+        """Return those of a split and of the training split, `[C]` bool: the closed world.
 
         Raises:
             ValueError: there is no such split.
@@ -199,3 +202,37 @@ class Scenes:
     def _pairs_of(self, name: str) -> tuple[Pair, ...]:
         check_choice("name", name, SPLITS)
         return self.pairs[name]
+
+
+def _split_pairs(split_seed: int) -> dict[str, tuple[Pair, ...]]:
+    """Return the compositions of the three splits, each sorted; the seed chooses the unseen."""
+    # In a Latin square every symbol stands once in each row and column. Of its 12 symbols, over
+    # rows (attributes) and columns (objects) in random order, 8 are seen, 2 are unseen of
+    # validation and 2 of test; 2 seen ones each join the latter two.
+    uniforms = Uniforms(scene_keys(split_seed, 0, torch.zeros(1, dtype=torch.int64)), purpose=2)
+    n = len(ATTRIBUTES)
+    rows, columns, symbols = (uniforms(n)[0].argsort().tolist() for _ in range(3))
+    by_symbol: list[list[Pair]] = [[] for _ in range(n)]
+    for i, attribute in enumerate(ATTRIBUTES):
+        for j, obj in enumerate(OBJECTS):
+            by_symbol[symbols[(rows[i] + columns[j]) % n]].append((attribute, obj))
+
+    def pairs(*chosen: int) -> tuple[Pair, ...]:
+        return tuple(sorted(pair for symbol in chosen for pair in by_symbol[symbol]))
+
+    return {"train": pairs(*range(8)), "val": pairs(0, 1, 8, 9), "test": pairs(2, 3, 10, 11)}
+
+
+def _distractor_table(space: CompositionSpace) -> Tensor:
+    """Return which compositions may stand small beside each labelled one, `[C, n]` int64.
+
+    Row c holds the seen pairs that share neither primitive with pair c, then -1 up to the width.
+    """
+    primitives = space.pair_indices
+    differ = (primitives[:, None] != primitives[None]).all(-1) & space.seen_mask
+    width = int(differ.sum(1).max())
+    table = torch.full((len(space), width), -1)
+    for c, row in enumerate(differ):
+        allowed = row.nonzero().flatten()
+        table[c, : len(allowed)] = allowed
+    return table

@@ -18,8 +18,6 @@ GRID = 192
 EXTENT = 1.3
 """The table covers [-EXTENT, EXTENT] in both directions."""
 
-Points = Sequence[tuple[float, float]]
-
 
 def _disc(x: Tensor, y: Tensor, cx: float, cy: float, radius: float) -> Tensor:
     return torch.sqrt((x - cx) ** 2 + (y - cy) ** 2) - radius
@@ -46,7 +44,7 @@ def _segment(x: Tensor, y: Tensor, start: tuple[float, float], end: tuple[float,
     return torch.sqrt((px - along * dx) ** 2 + (py - along * dy) ** 2)
 
 
-def _polygon(x: Tensor, y: Tensor, points: Points) -> Tensor:
+def _polygon(x: Tensor, y: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:
     distance = torch.full_like(x, math.inf)
     inside = torch.zeros_like(x, dtype=torch.bool)
     for start, end in zip(points, [*points[1:], points[0]], strict=True):

@@ -52,13 +52,7 @@ class HubSource:
 
 
 class HubImages:
-    """The images of a Hugging Face data set, named SPLIT/ROW.
-
-    Args:
-        parts: images of each split, not decoded.
-        column: of the images.
-        source: name of the data set, for messages.
-    """
+    """The images of a Hugging Face data set, named SPLIT/ROW; its parts do not decode them."""
 
     def __init__(self, parts: "Mapping[str, Dataset]", column: str, source: str) -> None:
         self.parts, self.column, self.source = parts, column, source
@@ -190,16 +184,13 @@ def _texts(part: "Dataset", option: str, column: str, name: str) -> list[str]:
     feature, cells = part.features[column], part[column][:]
     if isinstance(feature, ClassLabel):
         return ["" if cell is None or cell < 0 else feature.int2str(cell) for cell in cells]
-    if getattr(feature, "dtype", "") not in ("string", "large_string"):
+    kind = getattr(feature, "dtype", type(feature).__name__)
+    if kind not in ("string", "large_string"):
         raise ValueError(
-            f"{option} is {column!r}, which {visible(name)} has as {_kind(feature)}, but must be "
+            f"{option} is {column!r}, which {visible(name)} has as {kind}, but must be "
             "text or class labels: name a column of these, or cast it."
         )
     return [(cell or "").strip() for cell in cells]
-
-
-def _kind(feature: object) -> str:
-    return str(getattr(feature, "dtype", type(feature).__name__))
 
 
 def _table_splits(table: Path, pairs: "Mapping[str, Pair]", name: str) -> dict[str, str]:

@@ -151,13 +151,7 @@ def split_listing(
 def check_splittable(
     listing: Listing, facts: Sequence[ImageFacts], max_distance: int | None
 ) -> Iterator[Problem]:
-    """Yield why `split_listing` would refuse images without a split.
-
-    Args:
-        listing: the images.
-        facts: what a scan found out about each of them.
-        max_distance: as for `split_listing`.
-    """
+    """Yield why `split_listing` would refuse images without a split, of which a scan has facts."""
     used = {fact.path: fact for fact in facts if not fact.problem}
     entries = [entry for entry in listing.entries if entry.image in used]
     found = [used[entry.image] for entry in entries]
@@ -178,10 +172,7 @@ def check_splittable(
 def write_split(made: MadeSplit, path: Path) -> None:
     """Write a split as the CSV table that `ImageTable` reads, whole or not at all.
 
-    Args:
-        made: the split.
-        path: the table; the images' paths in it are relative to its folder, and those of a store
-            are its names.
+    Images go by their paths relative to the table's folder, and those of a store by its names.
 
     Raises:
         OSError: the table cannot be written.

@@ -50,15 +50,10 @@ class SplitShares:
 def choose_unseen(
     pairs: "Sequence[Pair]", shares: SplitShares, generator: np.random.Generator
 ) -> "tuple[list[Pair], list[Pair]]":
-    """Choose the unseen compositions of validation and of test, at random.
+    """Choose the unseen ones of different compositions, for validation and for test, at random.
 
     Every attribute and every object stays in at least one seen composition. Where that leaves
     fewer unseen ones than the shares ask for, validation and test divide them in proportion.
-
-    Args:
-        pairs: the compositions, no pair twice.
-        shares: how many of them.
-        generator: decides.
 
     Returns:
         Unseen compositions of validation, and of test.
