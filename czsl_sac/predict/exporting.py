@@ -78,7 +78,7 @@ def export(ready: ReadyToPredict, path: Path, *, candidates: str = "all", top: i
         raise ValueError(
             f"the prediction of {ready.config.method.name} cannot be written as one program "
             f"({why}) but must be, to be exported: train it without views, or choices, made for "
-            "each image anew."
+            f"each image anew; where it has none, take a newer torch than {torch.__version__}."
         ) from error
 
     def write(temporary: Path) -> None:
