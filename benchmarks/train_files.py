@@ -12,7 +12,6 @@ floats. Files are in the system's cache: disks are not measured.
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,8 +25,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.loading import SIZE, published_transform, write_files
-from benchmarks.measure import RESULTS, Precision, append_rows, environment, products_in
-from benchmarks.train_step import CASES, build, loss
+from benchmarks.measure import RESULTS, Precision, append_rows, environment
+from benchmarks.train_step import CASES, build
+from benchmarks.train_step_gpu import training_step
 from czsl_sac.clip.backbone import OPENAI_MEAN, OPENAI_STD
 from czsl_sac.data.images import ImageDataset
 from czsl_sac.data.transforms import ImageTransform
@@ -105,23 +105,11 @@ def measure(paths: list[str], options: Options) -> list[dict[str, object]]:
         paths: of the files.
         options: of the command line.
     """
-    device = torch.device(options.device)
     torch.manual_seed(0)
-    model = build(CASES[CASE]).to(device)
+    model = build(CASES[CASE]).to(options.device)
     model.backbone.visual.transformer.gradient_checkpointing = options.checkpoint
     model.backbone.text.chunk_size = 8192
-    learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learns, lr=1e-5, fused=device.type == "cuda")
-
-    def step(images: Tensor, targets: Tensor) -> None:
-        optimizer.zero_grad()
-        with precise():
-            loss(model, images, targets).backward()
-        optimizer.step()
-
-    def precise() -> AbstractContextManager[None]:
-        return products_in(options.precision, options.device)
-
+    step = training_step(model, options.precision, options.device)
     rows: list[dict[str, object]] = []
     for name, batches in ways(paths, options).items():
         seconds = time_epoch(batches(), step, options)
@@ -190,7 +178,7 @@ def ways(
 
 def time_epoch(
     batches: Iterable[tuple[Tensor, Tensor]],
-    step: Callable[[Tensor, Tensor], None],
+    step: Callable[[Tensor, Tensor], object],
     options: Options,
 ) -> float:
     """Return the seconds of some steps in a row, loading included.

@@ -14,6 +14,7 @@ with a CPU's autocast.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -195,15 +196,22 @@ def write(model: SAC, setting: Setting) -> None:
 def prepare(model: SAC, setting: Setting, batch: int, device: str) -> Callable[[], Tensor]:
     """Return one training step, ready to run."""
     write(model, setting)
-    learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learns, lr=1e-5, fused=device != "cpu")
     size = train_step.VIT_L_14.image_size
     images = torch.randn(batch, 3, size, size, device=device)
     targets = torch.arange(batch, device=device)
+    return partial(training_step(model, setting.precision, device), images, targets)
 
-    def step() -> Tensor:
+
+def training_step(
+    model: SAC, precision: Precision, device: str
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what takes images and targets, does a step with Adam, and gives the loss."""
+    learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learns, lr=1e-5, fused=device != "cpu")
+
+    def step(images: Tensor, targets: Tensor) -> Tensor:
         optimizer.zero_grad()
-        with products_in(setting.precision, device):
+        with products_in(precision, device):
             value = loss(model, images, targets)
             value.backward()
         optimizer.step()

@@ -6,6 +6,7 @@ from plain_parts import SPACES, batch, random_backbone, randomize
 from tiny_runs import options_of
 from torch import Tensor, nn
 
+from czsl_sac.blocks import EntropyMemoryBank
 from czsl_sac.methods.predictor import Predictor
 from czsl_sac.predict.predictions import marginals
 from czsl_sac.training.build import build_method
@@ -46,3 +47,24 @@ def test_sac_with_a_filled_bank_exports_for_any_batch(chunk_size: int) -> None:
                 program.module()(images[:count]), model(images[:count]), strict=True
             ):
                 torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="needs torch 2.7")
+def test_a_bank_is_printed_while_it_is_traced() -> None:
+    """As torch 2.11 does; its number of samples is no number then."""
+    bank, printed = EntropyMemoryBank(torch.eye(3), capacity=2), []
+    bank.update(torch.eye(3)[:1], torch.tensor([[0.9, 0.05, 0.05]]))
+
+    class Printed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bank = bank
+
+        def forward(self, features: Tensor) -> Tensor:
+            printed.append(repr(self.bank))
+            logits: Tensor = self.bank(features)
+            return logits
+
+    torch.export.export(Printed(), (torch.eye(3),), strict=False)
+    assert "samples=traced" in printed[0]
+    assert "samples=1" in repr(bank)

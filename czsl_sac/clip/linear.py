@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from czsl_sac.functional.precision import autocasts
+
 
 class _StoredLinear(torch.autograd.Function):
     """x Wᵀ + b with W frozen and of another dtype than x; only W as it is kept is saved."""
@@ -60,8 +62,3 @@ def in_autocast(x: Tensor) -> Tensor:
     if autocasts(x.device) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
-
-
-def autocasts(device: torch.device) -> bool:
-    """Tell whether autocast is on for a device, which torch cannot be asked of "meta"."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -54,18 +54,19 @@ def count_data(
     own = {split: set(listed) for split, listed in pairs.items()}
     every = set().union(*own.values())
     seen = own["train"]
-    return {
-        "attributes": len({attribute for attribute, _ in every}),
-        "objects": len({obj for _, obj in every}),
-        "seen pairs": len(seen),
-        "train images": images["train"],
-        "val seen pairs": len(own["val"] & seen),
-        "val unseen pairs": len(own["val"] - seen),
-        "val images": images["val"],
-        "test seen pairs": len(own["test"] & seen),
-        "test unseen pairs": len(own["test"] - seen),
-        "test images": images["test"],
-    }
+    counts = (
+        len({attribute for attribute, _ in every}),
+        len({obj for _, obj in every}),
+        len(seen),
+        images["train"],
+        len(own["val"] & seen),
+        len(own["val"] - seen),
+        images["val"],
+        len(own["test"] & seen),
+        len(own["test"] - seen),
+        images["test"],
+    )
+    return dict(zip(_HEADINGS, counts, strict=True))
 
 
 def differences_from_tab7(name: str, counts: Mapping[str, int]) -> list[str]:

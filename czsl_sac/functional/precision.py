@@ -22,6 +22,22 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def autocasts(device: torch.device) -> bool:
+    """Tell whether autocast is on for a device, which torch cannot be asked of "meta".
+
+    Not by `torch.amp.is_autocast_available`, which torch.compile of torch 2.11 cannot trace.
+
+    Args:
+        device: of what is computed.
+
+    Examples:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     autocasts(torch.device("cpu")), autocasts(torch.device("meta"))
+        (True, False)
+    """
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Return a context in which autocast leaves the dtype of what is computed from `x` alone.
 

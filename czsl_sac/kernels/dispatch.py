@@ -11,6 +11,7 @@ from torch import Tensor
 
 from czsl_sac.checks import check_choice
 from czsl_sac.functional.alignment import check_tokens_and_text, patch_max_reference
+from czsl_sac.functional.precision import autocasts
 from czsl_sac.kernels.derivatives import is_transformed, maximum
 from czsl_sac.kernels.library import TENSOR_CORE_DTYPES
 
@@ -97,11 +98,8 @@ def _checked(tokens: Tensor, text: Tensor, impl: str) -> tuple[Tensor, Tensor]:
             f"tokens is on {tokens.device} and text on {text.device} but they must be on one "
             "device: move one of them."
         )
-    device = tokens.device.type
-    # torch knows no autocast of "meta" and refuses to be asked; before 2.13 its own way to ask
-    # first, `is_autocast_available`, is nothing that torch.compile can trace.
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    if autocasts(tokens.device):
+        dtype = torch.get_autocast_dtype(tokens.device.type)
         # float64 stays, as in the matrix product under autocast
         if tokens.dtype in DTYPES and tokens.dtype != torch.float64:
             tokens = tokens.to(dtype)

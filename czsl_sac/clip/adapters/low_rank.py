@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from czsl_sac.checks import check_choice, check_range
-from czsl_sac.clip.linear import autocasts, in_autocast, linear
+from czsl_sac.clip.linear import in_autocast, linear
+from czsl_sac.functional.precision import autocasts
 
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
 WHOLE = slice(None)
